@@ -1,0 +1,43 @@
+# Each target installs what it needs into .venv first; only Python ≥ 3.11 has to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: serve test lint format loop audit clean
+
+serve: .venv/serve.done
+	$(BIN)/noisewell serve $(ARGS)
+
+test: .venv/dev.done
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/dev.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The whole loop under load, for real: make loop ARGS="MNIST.zip"
+loop: .venv/dev.done
+	$(BIN)/python benchmarks/loop.py $(ARGS)
+
+audit: .venv/dev.done
+	$(BIN)/pip-audit --skip-editable
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+
+.venv/serve.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/dev.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/serve.done

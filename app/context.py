@@ -1,0 +1,38 @@
+"""Owns the handful of objects every route works with, made once by the lifespan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from app.batcher import Batcher
+from app.engine import Engine
+from app.imports import DatasetImporter
+from app.metrics import Metrics
+from app.settings import Settings
+from app.store.store import Store
+from training.model.registry import Registry
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running service consists of."""
+
+    settings: Settings
+    registry: Registry
+    store: Store
+    engine: Engine
+    batcher: Batcher
+    importer: DatasetImporter
+    metrics: Metrics
+    wake_worker: Callable[[], None]
+
+
+def get_context(connection: HTTPConnection) -> Context:
+    """The running service's context."""
+    return cast(Context, connection.app.state.context)
+
+
+Ctx = Annotated[Context, Depends(get_context)]

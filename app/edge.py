@@ -1,0 +1,77 @@
+"""Owns what every request passes first: the key, security headers and the request counter."""
+
+import hashlib
+import hmac
+import ipaddress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import problems
+from app.errors import UnauthorizedError
+from app.metrics import Metrics
+
+PUBLIC_PREFIX = "/health/"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` reaches this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Edge:
+    """The outermost layer: with a key set, every path but /health/* wants it.
+
+    The key is read from `Authorization: Bearer …` or `X-API-Key`, and compared as a digest in
+    constant time.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str | None, metrics: Metrics) -> None:
+        self._app = app
+        self._digest = _digest(api_key) if api_key else None
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":  # none is served
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                self._metrics.request(_route(scope), message["status"])
+            await send(message)
+
+        if self._allowed(scope):
+            await self._app(scope, receive, send_on)
+        else:
+            error = UnauthorizedError(
+                "this path wants the service's key; send it as 'Authorization: Bearer <key>'"
+            )
+            await problems.of(error)(scope, receive, send_on)
+
+    def _allowed(self, scope: Scope) -> bool:
+        if self._digest is None or scope["path"].startswith(PUBLIC_PREFIX):
+            return True
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return hmac.compare_digest(_digest(given), self._digest)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _route(scope: Scope) -> str:
+    """The path as the route declares it: a bounded set, whatever people ask for."""
+    route = scope.get("route")
+    return route.path if isinstance(route, Route) else "other"

@@ -1,0 +1,98 @@
+"""Owns the errors a caller can meet, and the one table from exception to status.
+
+NoisewellError
+├── BadRequestError        422  a value is outside what is allowed
+├── NotFoundError          404  the thing named does not exist
+├── ConflictError          409  the thing is in a state that forbids this
+├── TooLargeError          413  a body or an upload is over its limit
+├── UnsupportedTypeError   415  a body of another type than the route reads
+├── UnauthorizedError      401  no key, or a wrong one
+├── ClientGoneError        499  nobody is left to answer
+└── UnavailableError       503  no capacity now; says when to come back
+    └── QueueFullError     503  more images are waiting than `max_queue_size`
+"""
+
+from http import HTTPStatus
+
+
+class NoisewellError(Exception):
+    """`detail` names the thing, the value, what was expected and the next step."""
+
+    status: int = 500
+    code: str = "internal"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+    @property
+    def title(self) -> str:
+        """The status in words, for people who read the JSON."""
+        return "Client Closed Request" if self.status == 499 else HTTPStatus(self.status).phrase
+
+
+class BadRequestError(NoisewellError):
+    """A value is outside what is allowed."""
+
+    status = 422
+    code = "invalid"
+
+
+class NotFoundError(NoisewellError):
+    """The thing named does not exist."""
+
+    status = 404
+    code = "not_found"
+
+
+class ConflictError(NoisewellError):
+    """The thing exists in a state that forbids what was asked."""
+
+    status = 409
+    code = "conflict"
+
+
+class TooLargeError(NoisewellError):
+    """A body or an upload is over its limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedTypeError(NoisewellError):
+    """The body is of another type than the route reads."""
+
+    status = 415
+    code = "unsupported_type"
+
+
+class UnauthorizedError(NoisewellError):
+    """No key was given, or a wrong one."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class ClientGoneError(NoisewellError):
+    """The client hung up before its answer was ready."""
+
+    status = 499
+    code = "client_gone"
+
+
+class UnavailableError(NoisewellError):
+    """There is no capacity now; `retry_after_sec` is an estimate of when there will be."""
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, detail: str, *, retry_after_sec: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_sec = retry_after_sec
+
+
+class QueueFullError(UnavailableError):
+    """More images are waiting for the generator than the queue holds."""
+
+    code = "queue_full"

@@ -1,0 +1,294 @@
+"""Owns what happens to an accepted upload: one import after another, each in a child process."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import UnavailableError
+from app.settings import Settings
+from app.store.datasets import StoredDataset
+from app.store.store import Store
+from training.model.files import write_json
+
+MAX_QUEUED = 16
+STOP_GRACE_SEC = 10.0
+ERROR_TAIL_BYTES = 4_000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What an upload is to become; None: the import chooses from the images."""
+
+    name: str
+    resolution: int | None
+    channels: int | None
+
+
+ImporterCommand = Callable[[Path, Path, ImportRequest], list[str]]
+
+
+class DatasetImporter:
+    """A bounded queue of uploads and the thread that imports them.
+
+    A child process decodes, because decoders of untrusted bytes may crash or eat memory. Nothing
+    is lost when the service dies: the row says `importing`, the upload and its request lie in the
+    uploads directory, and the next `start` takes them up again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        command: ImporterCommand | None = None,
+        max_queued: int = MAX_QUEUED,
+        stop_grace_sec: float = STOP_GRACE_SEC,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._command = command or default_command(settings)
+        self._max_queued = max_queued
+        self._stop_grace_sec = stop_grace_sec
+        self._queue: deque[str] = deque()
+        self._news = threading.Condition()
+        self._stopping = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._work, name="dataset importer")
+
+    def start(self) -> None:
+        """Take up what an earlier service left behind, and begin."""
+        self._settings.uploads_dir.mkdir(parents=True, exist_ok=True)
+        self._settings.datasets_dir.mkdir(parents=True, exist_ok=True)
+        waiting = [d for d in self._store.list_datasets() if d.status == "importing"]
+        self._clear_leftovers({d.id for d in waiting})
+        for dataset in sorted(waiting, key=lambda d: d.id):
+            self._recover(dataset)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the child and the thread; what was not finished stays `importing` for next time."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+            self._signal_child(signal.SIGTERM)
+        if self._thread.ident is None:
+            return
+        self._thread.join(self._stop_grace_sec)
+        with self._news:
+            self._signal_child(signal.SIGKILL)
+        self._thread.join()
+
+    def upload_path(self, dataset_id: str) -> Path:
+        """Where the upload of a dataset lies until its import has ended."""
+        return self._settings.uploads_dir / f"{dataset_id}.zip"
+
+    def dataset_path(self, dataset_id: str) -> Path:
+        """Where the packed dataset lies once it is ready."""
+        return self._settings.datasets_dir / dataset_id
+
+    def check_room(self) -> None:
+        """Raises UnavailableError when as many imports wait as may."""
+        if len(self._queue) >= self._max_queued:
+            raise UnavailableError(
+                f"{len(self._queue)} datasets wait to be imported, as many as may; try again once"
+                " one has ended.",
+                retry_after_sec=10,
+            )
+
+    def accept(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
+        """Record and queue the upload at `upload_path`; when this returns it is on the disk.
+
+        Raises UnavailableError, or ConflictError if the name is taken; the upload is removed then.
+        """
+        upload = self.upload_path(dataset_id)
+        try:
+            with self._news:
+                self.check_room()
+                write_json(self._request_path(dataset_id), asdict(request))
+                dataset = self._store.create_dataset(dataset_id, request.name, upload.name)
+                self._queue.append(dataset_id)
+                self._news.notify_all()
+        except BaseException:
+            self._remove_upload(dataset_id)
+            raise
+        return dataset
+
+    def remove(self, dataset_id: str) -> None:
+        """Delete the packed dataset; it vanishes at once, however long its files take."""
+        path = self.dataset_path(dataset_id)
+        hidden = path.with_name(f".{dataset_id}.deleted.tmp")
+        try:
+            path.rename(hidden)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    # Start
+
+    def _clear_leftovers(self, waiting: set[str]) -> None:
+        for path in self._settings.datasets_dir.glob(".ds_*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._settings.uploads_dir.glob("ds_*"):
+            if path.stem not in waiting:
+                path.unlink()
+
+    def _recover(self, dataset: StoredDataset) -> None:
+        ready = (self.dataset_path(dataset.id) / "manifest.json").exists()
+        if ready or (self.upload_path(dataset.id).exists() and self._request(dataset.id)):
+            self._queue.append(dataset.id)
+            return
+        log.warning("upload lost", dataset=dataset.id)
+        self._store.finish_dataset(
+            dataset.id, "failed", error="The upload was lost before its import; upload it again."
+        )
+
+    # The thread
+
+    def _work(self) -> None:
+        while (dataset_id := self._next()) is not None:
+            try:
+                self._import(dataset_id)
+            except Exception as error:
+                log.exception("import broke off", dataset=dataset_id)
+                self._give_up(dataset_id, f"{type(error).__name__}: {error}")
+
+    def _next(self) -> str | None:
+        with self._news:
+            while not self._queue and not self._stopping:
+                self._news.wait()
+            return None if self._stopping else self._queue.popleft()
+
+    def _import(self, dataset_id: str) -> None:
+        error = ""
+        if self._manifest(dataset_id) is None:
+            request = self._request(dataset_id)
+            assert request is not None, "accept writes it before the row"
+            error = self._run_child(dataset_id, request)
+        with self._news:
+            interrupted = self._stopping and self._manifest(dataset_id) is None
+        if not interrupted:
+            self._finish(dataset_id, error)
+
+    def _run_child(self, dataset_id: str, request: ImportRequest) -> str:
+        """Import to the end; returns what to tell the user if there is no packed dataset then."""
+        command = self._command(
+            self.upload_path(dataset_id), self.dataset_path(dataset_id), request
+        )
+        with tempfile.TemporaryFile() as output:
+            with self._news:
+                if self._stopping:
+                    return ""
+                child = self._child = start_child(command, output)
+            log.info("import started", dataset=dataset_id, pid=child.pid)
+            code = child.wait()
+            with self._news:
+                self._child = None
+            assert child.stdin is not None
+            child.stdin.close()
+            log.info("import ended", dataset=dataset_id, code=code)
+            return _explain(code, output)
+
+    def _finish(self, dataset_id: str, error: str) -> None:
+        """By what lies on the disk, since a pack is published whole or not at all."""
+        manifest = self._manifest(dataset_id)
+        if manifest is not None:
+            self._store.finish_dataset(dataset_id, "ready", summary=manifest)
+        else:
+            self._store.finish_dataset(dataset_id, "failed", error=error)
+        self._remove_upload(dataset_id)
+
+    def _give_up(self, dataset_id: str, reason: str) -> None:
+        try:
+            self._finish(dataset_id, f"The import broke off: {reason}")
+        except (SQLAlchemyError, OSError):
+            log.exception("import is left for the next start", dataset=dataset_id)
+
+    def _manifest(self, dataset_id: str) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.dataset_path(dataset_id) / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _request_path(self, dataset_id: str) -> Path:
+        return self._settings.uploads_dir / f"{dataset_id}.json"
+
+    def _request(self, dataset_id: str) -> ImportRequest | None:
+        try:
+            return ImportRequest(**json.loads(self._request_path(dataset_id).read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def _remove_upload(self, dataset_id: str) -> None:
+        self.upload_path(dataset_id).unlink(missing_ok=True)
+        self._request_path(dataset_id).unlink(missing_ok=True)
+
+    def _signal_child(self, number: signal.Signals) -> None:
+        if self._child is not None:
+            self._child.send_signal(number)
+
+
+def new_dataset_id() -> str:
+    """`ds_` and 16 hex digits, the first 12 of them milliseconds, so that ids sort by time."""
+    return f"ds_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
+
+
+def default_command(settings: Settings) -> ImporterCommand:
+    """The real import, as `noisewell data import` runs it."""
+
+    def command(upload: Path, out: Path, request: ImportRequest) -> list[str]:
+        options = {
+            "--out": out,
+            "--name": request.name,
+            "--resolution": request.resolution,
+            "--channels": request.channels,
+            "--max-files": settings.max_dataset_files,
+            "--max-bytes": settings.max_dataset_bytes,
+        }
+        given = [f"{option}={value}" for option, value in options.items() if value is not None]
+        base = [sys.executable, "-m", "training.data", "import", str(upload)]
+        return [*base, *given, "--exit-with-stdin"]
+
+    return command
+
+
+def start_child(command: list[str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    """A child that sees none of our settings (a key may be among them), and ends when we do."""
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("NOISEWELL_")}
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # held open: its end tells the child that we died
+        stdout=subprocess.DEVNULL,
+        stderr=output,
+        env=ours,
+        start_new_session=True,
+    )
+
+
+def _explain(code: int, output: BinaryIO) -> str:
+    """The child's last `Error: …` line, or else how it ended."""
+    output.seek(max(0, output.seek(0, os.SEEK_END) - ERROR_TAIL_BYTES))
+    lines = output.read().decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        if line.startswith("Error: "):
+            return line.removeprefix("Error: ")
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"The import was killed by {name}; it may have run out of memory."
+    return f"The import ended with exit code {code}; {lines[-1] if lines else 'it said nothing'}"

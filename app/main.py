@@ -1,0 +1,143 @@
+"""Owns the assembly of the service: create_app and its lifespan, the only place objects meet."""
+
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+import torch
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from app import problems
+from app.batcher import Batcher
+from app.bundled import install_bundled
+from app.context import Context
+from app.edge import Edge
+from app.engine import Engine
+from app.imports import DatasetImporter
+from app.metrics import Metrics
+from app.routes import datasets, health, images, models, studio, training_jobs
+from app.settings import Settings, half_the_cores
+from app.store.store import Store
+from app.supervisor import WorkerSupervisor
+from app.uploads import MAX_FORM_BYTES
+from training.model.files import locked
+from training.model.registry import Registry
+from training.model.sampling import pick_device
+
+VERSION = "0.1.0"
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application. Nothing is opened before its lifespan begins."""
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with running(settings, metrics) as context:
+            app.state.context = context
+            yield
+
+    app = FastAPI(
+        title="Noisewell",
+        summary="Noise in, PNG out; retrain while serving.",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        telemetry={"tracing": False},
+    )
+    for noun in (health, images, models, training_jobs):
+        app.include_router(noun.router, max_body_size=settings.max_body_bytes)
+    app.include_router(datasets.router, max_body_size=settings.max_upload_bytes + MAX_FORM_BYTES)
+    problems.add_handlers(app)
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    app.add_middleware(Edge, api_key=key, metrics=metrics)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+@asynccontextmanager
+async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Context, None]:
+    """Everything a service consists of, started in order and stopped in the reverse of it.
+
+    Raises BlockingIOError if another service uses the data directory.
+    """
+    async with AsyncExitStack() as stack:
+        await to_thread.run_sync(_prepare_dirs, settings)
+        stack.enter_context(locked(settings.data_dir / "serve.lock", wait=False))
+        store = await to_thread.run_sync(Store.open, settings.database_path)
+        stack.callback(store.close)
+        registry = Registry(settings.models_dir)
+        await to_thread.run_sync(install_bundled, registry)
+
+        torch.set_num_threads(settings.serving_threads or half_the_cores())
+        device = pick_device(settings.device)
+        engine = Engine(
+            registry,
+            device,
+            settings.max_batch_size,
+            settings.max_loaded_versions,
+            on_swap=metrics.swapped,
+        )
+        await to_thread.run_sync(engine.refresh)
+        batcher = Batcher(
+            settings.max_batch_size,
+            settings.max_queue_size,
+            settings.max_queue_wait_ms,
+            settings.max_queue_delay_ms,
+            metrics,
+        )
+        batcher.start()
+        stack.push_async_callback(to_thread.run_sync, batcher.close)
+        metrics.watch(lambda: batcher.queued_images, store.count_by_status)
+
+        stack.push_async_callback(to_thread.run_sync, _follow_aliases(engine, settings.poll_sec))
+        importer = DatasetImporter(settings, store)
+        await to_thread.run_sync(importer.start)
+        stack.push_async_callback(to_thread.run_sync, importer.close)
+        supervisor = WorkerSupervisor(settings)
+        if settings.start_worker:
+            supervisor.start()
+            stack.push_async_callback(to_thread.run_sync, supervisor.close)
+        yield Context(
+            settings, registry, store, engine, batcher, importer, metrics, supervisor.wake
+        )
+
+
+def _prepare_dirs(settings: Settings) -> None:
+    for directory in (
+        settings.data_dir,
+        settings.models_dir,
+        settings.runs_dir,
+        settings.datasets_dir,
+        settings.uploads_dir,
+    ):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+def _follow_aliases(engine: Engine, poll_sec: float) -> Callable[[], None]:
+    """Look at the aliases every `poll_sec`, since other processes move them; returns its end."""
+    stopping = threading.Event()
+
+    def follow() -> None:
+        while not stopping.wait(poll_sec):
+            engine.refresh()
+
+    thread = threading.Thread(target=follow, name="aliases", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        stopping.set()
+        thread.join()
+
+    return stop

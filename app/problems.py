@@ -1,0 +1,101 @@
+"""Owns how an error leaves the service: application/problem+json (RFC 9457), and nothing else."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import NoisewellError, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_SHOWN = 80
+
+
+def problem(
+    status: int,
+    title: str,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """A problem document. ASCII only, so that no lone surrogate of the input can break it."""
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
+    content = json.dumps({**body, **more}, allow_nan=False)
+    return Response(content, status, headers, media_type=MEDIA_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer every exception a route can raise."""
+    app.add_exception_handler(NoisewellError, _noisewell_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def of(error: NoisewellError) -> Response:
+    """The answer to one of our own errors."""
+    headers: dict[str, str] = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_sec)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="noisewell"'
+    more = {"field": error.field} if error.field else {}
+    return problem(error.status, error.title, error.code, error.detail, headers, **more)
+
+
+async def _noisewell_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, NoisewellError):
+        raise error
+    return of(error)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """422 naming field, value and what is allowed; `input` itself may hold NaN, so it is shown."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = [_told(e) for e in error.errors()]
+    detail = "; ".join(f"{e['field']}: {e['message']}, got {e['value']}" for e in errors)
+    return problem(422, "Unprocessable Content", "invalid", detail, errors=errors)
+
+
+def _told(error: Mapping[str, Any]) -> dict[str, str]:
+    place: Sequence[Any] = error["loc"]
+    # A JSON syntax error's place is a byte offset, which is no field.
+    names = [str(p) for p in place[1:]] if error["type"] != "json_invalid" else []
+    return {
+        "field": _shown(".".join(names) or str(place[0])),
+        "message": _shown(str(error["msg"]), limit=300),
+        "value": "nothing" if error["type"] == "missing" else _shown(repr(error.get("input"))),
+    }
+
+
+def _shown(text: str, limit: int = _SHOWN) -> str:
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = f"nothing is at {_shown(request.url.path)!r}; see /openapi.json for what there is"
+    title = HTTPStatus(error.status_code).phrase
+    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
+    return problem(error.status_code, title, code or "http", detail, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    detail = "something went wrong here, not with your request; the log says what"
+    return problem(500, "Internal Server Error", "internal", detail)

@@ -1,0 +1,169 @@
+"""Owns the routes of datasets: upload, list, show, delete."""
+
+import re
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+
+from app.context import Context, Ctx
+from app.errors import BadRequestError, ConflictError
+from app.imports import ImportRequest, new_dataset_id
+from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets
+from app.store.datasets import StoredDataset
+from app.uploads import receive_upload, remove
+
+FIELDS = ("name", "resolution", "channels")
+EMPTY_ZIP = b"PK\x05\x06"  # the end record stands where the first entry would
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+FORM = {
+    "type": "object",
+    "required": ["file", "name"],
+    "properties": {
+        "file": {
+            "type": "string",
+            "contentMediaType": "application/zip",
+            "description": "A zip of class folders, or of images without classes.",
+        },
+        "name": {"type": "string", "pattern": NAME_PATTERN},
+        "resolution": {"type": "integer", "minimum": MIN_RESOLUTION, "maximum": MAX_RESOLUTION},
+        "channels": {"type": "integer", "enum": [1, 3]},
+    },
+    "additionalProperties": False,
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}
+    },
+)
+async def create_dataset(request: Request, ctx: Ctx, response: Response) -> Dataset:
+    """Stream a zip to the disk and queue its import; it is safely stored once this answers 202."""
+    ctx.importer.check_room()
+    dataset_id = new_dataset_id()
+    path = ctx.importer.upload_path(dataset_id)
+    fields = await receive_upload(
+        request,
+        path,
+        file_field="file",
+        names=FIELDS,
+        max_file_bytes=ctx.settings.max_upload_bytes,
+    )
+    dataset = await to_thread.run_sync(_accept, ctx, dataset_id, path, fields)
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    return _answer(dataset)
+
+
+@router.get("")
+def list_datasets(ctx: Ctx) -> Datasets:
+    """The newest first, without their rejections."""
+    return Datasets(data=[_answer(d, rejections=False) for d in ctx.store.list_datasets()])
+
+
+@router.get("/{dataset_id}")
+def get_dataset(dataset_id: str, ctx: Ctx) -> Dataset:
+    """By id or name: how far the import is, and what became of every file."""
+    return _answer(ctx.store.get_dataset(dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204)
+def delete_dataset(dataset_id: str, ctx: Ctx) -> None:
+    """Forget a dataset and delete its images; what was trained on it stays."""
+    dataset = ctx.store.get_dataset(dataset_id)
+    if dataset.status == "importing":
+        raise ConflictError(
+            f"Dataset {dataset_id!r} is importing; delete it once that has ended"
+            f" (GET /v1/datasets/{dataset.id} tells)."
+        )
+    ctx.store.delete_dataset(dataset.id)
+    ctx.importer.remove(dataset.id)
+
+
+# What an upload may ask for
+
+
+def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -> StoredDataset:
+    try:
+        request = _import_request(fields)
+        _check_zip(path)
+    except BaseException:
+        remove(path)
+        raise
+    return ctx.importer.accept(dataset_id, request)
+
+
+def _import_request(fields: dict[str, str]) -> ImportRequest:
+    return ImportRequest(
+        name=_name(fields.get("name")),
+        resolution=_integer(
+            fields,
+            "resolution",
+            range(MIN_RESOLUTION, MAX_RESOLUTION + 1),
+            f"{MIN_RESOLUTION} to {MAX_RESOLUTION}",
+        ),
+        channels=_integer(fields, "channels", (1, 3), "1 (grey) or 3 (colour)"),
+    )
+
+
+def _name(name: str | None) -> str:
+    if name is None:
+        raise BadRequestError("Form field 'name' is missing; name the dataset.", field="name")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BadRequestError(
+            f"Dataset name {name!r} is not allowed; expected 1 to 63 of a-z, 0-9, '.', '_', '-',"
+            " the first a letter or digit.",
+            field="name",
+        )
+    return name
+
+
+def _integer(
+    fields: dict[str, str], field: str, allowed: range | tuple[int, ...], words: str
+) -> int | None:
+    """A form field as a number; a field that is missing or empty (as browsers send it) is None."""
+    text = fields.get(field, "")
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) not in allowed:
+        raise BadRequestError(f"{field} {text!r} is not allowed; expected {words}.", field=field)
+    return int(text)
+
+
+def _check_zip(path: Path) -> None:
+    """What can be told without reading the archive's directory, which is the child's to judge."""
+    if not zipfile.is_zipfile(path):
+        raise BadRequestError(
+            f"The file of {path.stat().st_size:,} bytes is not a zip; expected a zip of class"
+            " folders with images.",
+            field="file",
+        )
+    with path.open("rb") as f:
+        if f.read(4) == EMPTY_ZIP:
+            raise BadRequestError(
+                "The zip is empty; expected class folders with images in it.", field="file"
+            )
+
+
+# Answers
+
+
+def _answer(dataset: StoredDataset, *, rejections: bool = True) -> Dataset:
+    hidden = set() if rejections else {"rejections"}
+    facts = {k: v for k, v in (dataset.summary or {}).items() if k not in hidden}
+    ended = dataset.finished_at
+    known = {
+        "id": dataset.id,
+        "name": dataset.name,
+        "status": dataset.status,
+        "error": dataset.error,
+        "created_at": datetime.fromtimestamp(dataset.created_at, UTC),
+        "finished_at": None if ended is None else datetime.fromtimestamp(ended, UTC),
+    }
+    return Dataset.model_validate(facts | known)

@@ -1,0 +1,43 @@
+"""Owns the probes, the metrics and the status: how the service is, for machines and people."""
+
+from fastapi import APIRouter, Response
+
+from app.context import Ctx
+from app.errors import UnavailableError
+from app.schemas import Status
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """200 as long as the process answers."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+async def ready(ctx: Ctx) -> dict[str, str]:
+    """200 when a request for an image would be answered: a model is loaded, the batcher lives."""
+    if not ctx.batcher.alive:
+        raise UnavailableError("the batcher is not running; restart the service")
+    if not ctx.engine.champions():
+        raise UnavailableError("no model is loaded; train one or see the log for refused versions")
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+def metrics(ctx: Ctx) -> Response:
+    """Prometheus' text format."""
+    return Response(ctx.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/v1/status")
+def status(ctx: Ctx) -> Status:
+    """What is served, on what, and how much is waiting."""
+    return Status(
+        device=str(ctx.engine.device),
+        models={model: loaded.version for model, loaded in ctx.engine.champions().items()},
+        refused=ctx.engine.refused(),
+        queued_images=ctx.batcher.queued_images,
+        jobs=dict(ctx.store.count_by_status().items()),
+    )

@@ -1,0 +1,120 @@
+"""Owns the routes of models: what there is, how good it is, and which version serves."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import FileResponse
+
+from app.context import Context, Ctx
+from app.errors import ConflictError, NotFoundError
+from app.schemas import Model, Models, Promotion, Version
+from training.model.registry import UnknownModelError, UnknownVersionError
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def list_models(ctx: Ctx) -> Models:
+    """Every model with its versions and aliases."""
+    return Models(data=[_model(ctx, name) for name in ctx.registry.list_models()])
+
+
+@router.get("/{model}")
+def get_model(model: str, ctx: Ctx) -> Model:
+    """One model, with the certificate under which its bytes are the same."""
+    return _model(ctx, model)
+
+
+@router.get("/{model}/versions")
+def list_versions(model: str, ctx: Ctx) -> dict[str, list[Version]]:
+    """Every version, oldest first."""
+    return {"data": [_version(ctx, model, v) for v in _versions(ctx, model)]}
+
+
+@router.get("/{model}/versions/{version}")
+def get_version(model: str, version: int, ctx: Ctx) -> Version:
+    """Config, digest, metrics with their floors, and lineage of a version."""
+    return _version(ctx, model, version)
+
+
+@router.get("/{model}/versions/{version}/card")
+def get_card(model: str, version: int, ctx: Ctx) -> Response:
+    """The model card, in Markdown."""
+    return FileResponse(_file(ctx, model, version, "card.md"), media_type="text/markdown")
+
+
+@router.get("/{model}/versions/{version}/samples.png")
+def get_samples(model: str, version: int, ctx: Ctx) -> Response:
+    """The grid of fixed seeds made when the version was registered."""
+    return FileResponse(_file(ctx, model, version, "samples.png"), media_type="image/png")
+
+
+@router.put("/{model}/aliases/champion")
+def promote(model: str, body: Promotion, ctx: Ctx) -> Model:
+    """Serve this version by default from now on. It is loaded first; a broken one is refused."""
+    _version(ctx, model, body.version)
+    ctx.engine.get(model, body.version)
+    ctx.registry.promote(model, body.version, "promoted over HTTP")
+    ctx.engine.refresh()
+    return _model(ctx, model)
+
+
+@router.post("/{model}/rollback")
+def rollback(model: str, request: Request, ctx: Ctx) -> Model:
+    """Serve the version that was champion before."""
+    _versions(ctx, model)
+    try:
+        ctx.registry.rollback(model)
+    except UnknownVersionError as error:
+        raise ConflictError(str(error)) from error
+    ctx.engine.refresh()
+    return _model(ctx, model)
+
+
+def _versions(ctx: Context, model: str) -> list[int]:
+    try:
+        return ctx.registry.versions(model)
+    except UnknownModelError as error:
+        raise NotFoundError(str(error), field="model") from error
+
+
+def _model(ctx: Context, name: str) -> Model:
+    versions = _versions(ctx, name)
+    loaded = ctx.engine.champions().get(name)
+    return Model(
+        model=name,
+        versions=versions,
+        aliases=ctx.registry.aliases(name),
+        serving=loaded.version if loaded else None,
+        class_names=list(loaded.class_names) if loaded else [],
+        network=loaded.manifest["network"] if loaded else {},
+        certificate=_certificate(loaded.certificate_id, loaded.certificate) if loaded else None,
+    )
+
+
+def _certificate(certificate_id: str, certificate: Any) -> dict[str, Any]:
+    return {"id": certificate_id, **vars(certificate)}
+
+
+def _version(ctx: Context, model: str, version: int) -> Version:
+    _file(ctx, model, version, "manifest.json")
+    manifest = ctx.registry.manifest(model, version)
+    return Version(
+        model=model,
+        version=version,
+        digest=manifest["digest"],
+        created_at=manifest["created_at"],
+        class_names=manifest["class_names"],
+        network=manifest["network"],
+        num_parameters=manifest["num_parameters"],
+        lineage=manifest["lineage"],
+        metrics=ctx.registry.metrics(model, version),
+    )
+
+
+def _file(ctx: Context, model: str, version: int, name: str) -> Any:
+    _versions(ctx, model)
+    try:
+        return ctx.registry.path(model, version) / name
+    except UnknownVersionError as error:
+        raise NotFoundError(str(error), field="version") from error

@@ -1,0 +1,63 @@
+"""Owns the pages for people: the studio at / and the reference of the API at /docs."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from app.context import Ctx
+from app.reference import make_reference
+from training.model.presets import PRESETS
+
+WEB = Path(__file__).parents[1] / "web"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+router = APIRouter(include_in_schema=False)
+_templates = Environment(
+    loader=FileSystemLoader(WEB / "templates"), autoescape=True, undefined=StrictUndefined
+)
+
+
+class Assets(StaticFiles):
+    """The pages' files, asked for anew each time: an upgrade never mixes with a cached one."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=WEB / "static")
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+@router.get("/")
+def studio() -> HTMLResponse:
+    """The studio; what it shows it fetches from the API."""
+    page = _templates.get_template("studio.html").render(presets=PRESETS)
+    return HTMLResponse(page, headers=HEADERS)
+
+
+@router.get("/docs")
+def docs(request: Request, ctx: Ctx) -> HTMLResponse:
+    """The reference of the API, with examples for this address."""
+    keyed = ctx.settings.api_key is not None
+    return HTMLResponse(_docs(request.app, request.url.netloc, keyed), headers=HEADERS)
+
+
+# A Host header is the client's to choose, hence the small bound.
+@lru_cache(maxsize=4)
+def _docs(app: FastAPI, host: str, keyed: bool) -> str:
+    reference = make_reference(app.openapi(), host, keyed=keyed)
+    return _templates.get_template("docs.html").render(
+        reference=reference, version=app.version, keyed=keyed
+    )

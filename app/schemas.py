@@ -1,0 +1,278 @@
+"""Owns the HTTP contract: what every request may say and every answer holds."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_SEED = 2**53 - 1
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class Strict(BaseModel):
+    """A request body: no coercion ("3" is not 3), no unknown fields, no NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Answer(BaseModel):
+    """A response body."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+# Training jobs
+
+Override = (
+    bool
+    | Annotated[int, Field(ge=-(2**53), le=2**53)]
+    | float
+    | Annotated[str, StringConstraints(pattern=r"^[ -~]{0,256}$")]
+)
+OverrideName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class Until(Strict):
+    """A goal that ends training early."""
+
+    fd: float = Field(gt=0, description="Fréchet distance at or below which training ends.")
+
+
+class NewTrainingJob(Strict):
+    """What to train, on what, for how long, and whether it may take over."""
+
+    model: Name
+    dataset: str = Field(min_length=1, max_length=64, description="Id or name.")
+    preset: str | None = Field(None, max_length=64, description="Default: the first that fits.")
+    minutes: float | None = Field(None, gt=0, description="Either this or `kimg`.")
+    kimg: float | None = Field(None, gt=0, le=1e6, description="Thousands of images shown.")
+    until: Until | None = None
+    overrides: dict[OverrideName, Override] = Field(default={}, max_length=32)
+    promote: Literal["if_better", "never", "always"] = "if_better"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.minutes is None) == (self.kimg is None):
+            raise ValueError("exactly one of minutes and kimg is needed")
+        return self
+
+
+class TrainingJob(Answer):
+    """A job as it stands; `progress` and `result` are the trainer's own words."""
+
+    id: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    model: str
+    dataset: str
+    dataset_name: str
+    preset: str
+    minutes: float | None
+    kimg: float | None
+    until: dict[str, float] | None
+    overrides: dict[str, bool | int | float | str]
+    promote: Literal["if_better", "never", "always"]
+    seed: int
+    attempt: int
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: str | None
+
+
+class TrainingJobs(Answer):
+    """A page of jobs, newest first; the next page comes after the last id."""
+
+    data: list[TrainingJob]
+    has_more: bool
+
+
+class TrainingEvent(Answer):
+    """Something that happened to a job; `seq` counts 1, 2, … without gaps."""
+
+    seq: int
+    type: str
+    at: datetime
+    data: dict[str, Any]
+
+
+class TrainingEvents(Answer):
+    """A page of events, oldest first; the next page comes after the last `seq`."""
+
+    data: list[TrainingEvent]
+    has_more: bool
+
+
+# Datasets
+
+MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+
+
+class RejectedFile(Answer):
+    """A file of an upload that is not in the dataset, and why."""
+
+    file: str
+    reason: str
+
+
+class Dataset(Answer):
+    """A dataset as it stands; what the import found is there once it is `ready`.
+
+    converted: accepted images that had to be changed, and conversions how often each way.
+    rejections: the first 1000.
+    """
+
+    id: str
+    name: str
+    status: Literal["importing", "ready", "failed"]
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    hash: str | None = None
+    resolution: int | None = None
+    channels: int | None = None
+    class_names: list[str] | None = None
+    num_images: int | None = None
+    num_heldout: int | None = None
+    counts: dict[str, int] | None = None
+    accepted: int | None = None
+    converted: int | None = None
+    conversions: dict[str, int] | None = None
+    rejected: int | None = None
+    rejections: list[RejectedFile] | None = None
+
+
+class Datasets(Answer):
+    """Every dataset, newest first."""
+
+    data: list[Dataset]
+
+
+# Images
+
+Truncation = Annotated[float, Field(gt=0, le=1, description="ψ: latents are multiplied by it.")]
+ClassRef = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(max_length=255)]
+ImageFormat = Literal["png", "webp", "jpeg"]
+MAX_IMAGES = 1024
+
+
+class ImagesRequest(Strict):
+    """n images of one model. Seeds: `seeds`, or `seed` for seed…seed+n-1, or drawn at random."""
+
+    model: str = Field(max_length=96, description="mnist, mnist@2 or mnist@champion.")
+    n: int | None = Field(None, ge=1, le=MAX_IMAGES, description="Default: as many as listed, or 1")
+    seed: Seed | None = None
+    seeds: list[Seed] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
+    latents: list[list[float]] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
+    class_: ClassRef | None = Field(None, alias="class", description="For all of them.")
+    classes: list[ClassRef] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
+    truncation: Truncation = 1.0
+    format: ImageFormat = "png"
+    response: Literal["image", "grid", "zip", "json", "npy"] = "json"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        given = [x for x in (self.seed, self.seeds, self.latents) if x is not None]
+        if len(given) > 1:
+            raise ValueError("give one of seed, seeds and latents")
+        if self.class_ is not None and self.classes is not None:
+            raise ValueError("give either class or classes")
+        for name, listed in (
+            ("seeds", self.seeds),
+            ("latents", self.latents),
+            ("classes", self.classes),
+        ):
+            if listed is not None and len(listed) != self.count:
+                raise ValueError(f"n is {self.count}, but {name} lists {len(listed)}")
+        if self.seed is not None and self.seed + self.count - 1 > MAX_SEED:
+            raise ValueError(f"seed + n - 1 is above {MAX_SEED}, the largest seed")
+        if self.response == "image" and self.count != 1:
+            raise ValueError(
+                f"response 'image' is one image, n is {self.count}; use 'grid' or 'zip'"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many images are asked for."""
+        if self.n is not None:
+            return self.n
+        listed = self.seeds or self.latents or self.classes
+        return len(listed) if listed else 1
+
+
+class ImageData(Answer):
+    """One image; `seed` is null where latents were given, `class` where there are no classes."""
+
+    seed: int | None
+    class_: str | None = Field(alias="class")
+    b64_json: str
+
+
+class Images(Answer):
+    """What `response: json` answers."""
+
+    model: str
+    version: int
+    digest: str
+    data: list[ImageData]
+
+
+# Models
+
+
+class Model(Answer):
+    """A line of versions; `serving` is what answers now, null if nothing could be loaded."""
+
+    model: str
+    versions: list[int]
+    aliases: dict[str, int]
+    serving: int | None
+    class_names: list[str]
+    network: dict[str, Any]
+    certificate: dict[str, Any] | None
+
+
+class Models(Answer):
+    """Every model, by name."""
+
+    data: list[Model]
+
+
+class Version(Answer):
+    """One version, as its manifest and its metrics tell."""
+
+    model: str
+    version: int
+    digest: str
+    created_at: str
+    class_names: list[str]
+    network: dict[str, Any]
+    num_parameters: int
+    lineage: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+class Promotion(Strict):
+    """Which version is to serve by default."""
+
+    version: int = Field(ge=1)
+
+
+# Health
+
+
+class Status(Answer):
+    """What is served, on what, and how much is waiting."""
+
+    device: str
+    models: dict[str, int]
+    refused: dict[str, int]
+    queued_images: int
+    jobs: dict[str, int]

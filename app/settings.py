@@ -1,0 +1,83 @@
+"""Owns every setting of the service, and is the only reader of the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def half_the_cores() -> int:
+    """Torch threads for serving, and for a job beside it.
+
+    Two processes whose threads outnumber the cores slow each other a hundredfold: a thread that
+    waits at a barrier spins on the core that the other one needs.
+    """
+    return max(1, (os.cpu_count() or 2) // 2)
+
+
+class Settings(BaseSettings):
+    """Each field is the variable NOISEWELL_<FIELD>; command-line options win over it."""
+
+    model_config = SettingsConfigDict(env_prefix="NOISEWELL_", frozen=True, extra="forbid")
+
+    # Where it listens, and the key that every path but /health/* wants.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_key: SecretStr | None = None
+
+    # Where models, datasets, jobs and runs are.
+    data_dir: Path = Path("data")
+
+    # Sampling. Threads are torch's on the CPU, 0 means half the cores; sizes count images.
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    serving_threads: int = Field(default=0, ge=0)
+    max_batch_size: int = Field(default=64, ge=1, le=4096)
+    max_queue_delay_ms: float = Field(default=0, ge=0, le=1000)
+    max_queue_size: int = Field(default=4096, ge=1)
+    max_queue_wait_ms: float = Field(default=2000, gt=0)
+    max_images_per_request: int = Field(default=1024, ge=1, le=1024)
+    max_pixels_per_request: int = Field(default=100_000_000, ge=1)
+    max_loaded_versions: int = Field(default=8, ge=1)
+
+    # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to.
+    max_body_bytes: int = Field(default=1_000_000, ge=1)
+    max_upload_bytes: int = Field(default=2_000_000_000, ge=1)
+    max_dataset_files: int = Field(default=500_000, ge=1)
+    max_dataset_bytes: int = Field(default=16_000_000_000, ge=1)
+
+    # Retraining. A job whose worker is silent for lease_sec is free for another one.
+    start_worker: bool = True
+    training_threads: int = Field(default=0, ge=0)
+    max_queued_jobs: int = Field(default=100, ge=1)
+    max_job_minutes: float = Field(default=24 * 60, gt=0)
+    lease_sec: float = Field(default=8, gt=0)
+    max_event_streams: int = Field(default=100, ge=1)
+
+    # How often to look for what other processes changed.
+    poll_sec: float = Field(default=1, gt=0)
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.data_dir / "runs"
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.data_dir / "datasets"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.data_dir / "uploads"
+
+    @property
+    def evaluators_dir(self) -> Path:
+        return self.data_dir / "evaluators"
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / "noisewell.sqlite3"

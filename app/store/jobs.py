@@ -1,0 +1,366 @@
+"""Owns the life of a job: each method is one transaction, its event written in the same one."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
+
+from app.errors import BadRequestError, ConflictError, NotFoundError, UnavailableError
+from app.store.database import Database
+from app.store.tables import datasets, job_events, jobs
+
+JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+EndStatus = Literal["succeeded", "failed", "cancelled"]
+Promote = Literal["if_better", "never", "always"]
+Scalar = bool | int | float | str
+
+JOB_STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
+END_STATUSES: tuple[EndStatus, ...] = get_args(EndStatus)
+MAX_CRASHES = 3
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What is asked for; exactly one of `minutes` and `kimg` (thousands of images) is set."""
+
+    model: str
+    dataset_id: str
+    dataset_name: str
+    preset: str
+    minutes: float | None
+    kimg: float | None
+    until: dict[str, float] | None
+    overrides: dict[str, Scalar]
+    promote: Promote
+    seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of `jobs`; times are seconds since the epoch.
+
+    attempt: the fencing token; it grows with each claim, and a write with an older one is refused.
+    """
+
+    id: str
+    status: JobStatus
+    model: str
+    dataset_id: str
+    dataset_name: str
+    preset: str
+    minutes: float | None
+    kimg: float | None
+    until: dict[str, float] | None
+    overrides: dict[str, Scalar]
+    promote: Promote
+    seed: int
+    attempt: int
+    crashes: int
+    worker: str | None
+    lease_until: float | None
+    cancel_requested: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    progress: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in END_STATUSES
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something that happened to a job; `seq` counts 1, 2, … without gaps for each job."""
+
+    job_id: str
+    seq: int
+    type: str
+    at: float
+    data: dict[str, Any]
+
+
+class JobStore(Database):
+    """The jobs of a service, ordered by id."""
+
+    def create_job(self, new: NewJob, max_queued: int) -> Job:
+        """Queue a job; when this returns it is on the disk.
+
+        Raises BadRequestError if the dataset is not ready, UnavailableError if the queue is full.
+        """
+        with self._write() as conn:
+            _check_ready(conn, new.dataset_id)
+            _check_room(conn, max_queued)
+            now = self._clock()
+            values = {
+                **asdict(new),
+                "id": _next_id(conn, now),
+                "status": "queued",
+                "attempt": 0,
+                "crashes": 0,
+                "cancel_requested": False,
+                "created_at": now,
+            }
+            row = conn.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
+            _append(conn, row["id"], "queued", now, {})
+            return _job(row)
+
+    def get_job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        with self._read() as conn:
+            return _get(conn, job_id)
+
+    def list_jobs(self, limit: int, after: str | None = None) -> list[Job]:
+        """The newest first; after: the id of the last job of the page before."""
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        if after is not None:
+            query = query.where(jobs.c.id < after)
+        with self._read() as conn:
+            return [_job(row) for row in conn.execute(query).mappings()]
+
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """Every status, those without a job too."""
+        query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+        with self._read() as conn:
+            found = {row[0]: row[1] for row in conn.execute(query)}
+        return {status: found.get(status, 0) for status in JOB_STATUSES}
+
+    def jobs_using_dataset(self, dataset_id: str) -> list[str]:
+        """Ids of the jobs that still need the dataset."""
+        with self._read() as conn:
+            return jobs_needing(conn, dataset_id)
+
+    def events(self, job_id: str, after_seq: int = 0, limit: int = 100) -> list[JobEvent]:
+        """The events behind `after_seq`, oldest first; raises NotFoundError for an unknown job."""
+        query = (
+            select(job_events)
+            .where(job_events.c.job_id == job_id, job_events.c.seq > after_seq)
+            .order_by(job_events.c.seq)
+            .limit(limit)
+        )
+        with self._read() as conn:
+            _get(conn, job_id)
+            return [JobEvent(**row) for row in conn.execute(query).mappings()]
+
+    # What a user asks for
+
+    def request_cancel(self, job_id: str) -> Job:
+        """A queued job ends at once, a running one when its worker has stopped it.
+
+        Asking again changes nothing. Raises ConflictError if the job has ended.
+        """
+        with self._write() as conn:
+            job = _get(conn, job_id)
+            if job.ended:
+                raise ConflictError(
+                    f"Job {job_id!r} has ended ({job.status}); only queued, running and paused"
+                    " jobs can be cancelled."
+                )
+            if job.cancel_requested:
+                return job
+            if job.status != "running":
+                self._end(conn, jobs.c.id == job_id, "cancelled")
+                return _get(conn, job_id)
+            changed = update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True)
+            row = conn.execute(changed.returning(jobs)).mappings().one()
+            _append(conn, job_id, "cancelling", self._clock(), {})
+            return _job(row)
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        return self.get_job(job_id).cancel_requested
+
+    # What a worker does; a write of one that lost its lease changes nothing and answers False
+
+    def claim_job(self, worker: str, lease_sec: float) -> Job | None:
+        """Take the oldest job that waits, or whose worker went silent, for `lease_sec` seconds.
+
+        worker: a name no other worker process has, nor had. None if there is nothing to do.
+        """
+        with self._write() as conn:
+            self._free_expired(conn)
+            now = self._clock()
+            oldest = select(func.min(jobs.c.id)).where(jobs.c.status == "queued")
+            claim = (
+                update(jobs)
+                .where(jobs.c.id == oldest.scalar_subquery(), jobs.c.status == "queued")
+                .values(
+                    status="running",
+                    attempt=jobs.c.attempt + 1,
+                    worker=worker,
+                    lease_until=now + lease_sec,
+                    started_at=func.coalesce(jobs.c.started_at, now),
+                )
+            )
+            row = conn.execute(claim.returning(jobs)).mappings().one_or_none()
+            if row is None:
+                return None
+            job = _job(row)
+            _append(conn, job.id, "started", now, {"attempt": job.attempt, "worker": worker})
+            return job
+
+    def renew_lease(self, job: Job, lease_sec: float) -> bool:
+        """Hold the job for `lease_sec` more seconds from now; False if it is no longer held."""
+        renewed = update(jobs).where(_held(job)).values(lease_until=self._clock() + lease_sec)
+        with self._write() as conn:
+            return conn.execute(renewed).rowcount == 1
+
+    def record_progress(self, job: Job, progress: dict[str, Any]) -> bool:
+        """Keep the newest progress; a change of its `phase` is an event."""
+        with self._write() as conn:
+            row = conn.execute(select(jobs.c.progress).where(_held(job))).one_or_none()
+            if row is None:
+                return False
+            conn.execute(update(jobs).where(_held(job)).values(progress=progress))
+            phase = progress.get("phase")
+            if phase != (row.progress or {}).get("phase"):
+                _append(conn, job.id, "phase", self._clock(), {"phase": phase})
+            return True
+
+    def finish_job(
+        self,
+        job: Job,
+        status: EndStatus,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """End the job with what came out or what went wrong."""
+        with self._write() as conn:
+            return self._end(conn, _held(job), status, result=result, error=error)
+
+    def release_job(self, job: Job) -> bool:
+        """Give the job back unharmed, as a worker does that is asked to stop."""
+        with self._write() as conn:
+            held = _get_held(conn, job)
+            if held is None:
+                return False
+            self._requeue(conn, held, "The worker stopped.", crashes=held.crashes)
+            return True
+
+    def crash_job(self, job: Job, reason: str) -> bool:
+        """Give the job back after its trainer died; the third time it ends as failed."""
+        with self._write() as conn:
+            held = _get_held(conn, job)
+            if held is None:
+                return False
+            self._requeue(conn, held, reason, crashes=held.crashes + 1)
+            return True
+
+    def _free_expired(self, conn: Connection) -> None:
+        now = self._clock()
+        expired = select(jobs).where(jobs.c.status == "running", jobs.c.lease_until < now)
+        for job in [_job(row) for row in conn.execute(expired).mappings()]:
+            reason = f"Worker {job.worker} went silent."
+            self._requeue(conn, job, reason, crashes=job.crashes + 1)
+
+    def _requeue(self, conn: Connection, job: Job, reason: str, *, crashes: int) -> None:
+        if job.cancel_requested:
+            self._end(conn, _held(job), "cancelled")
+        elif crashes >= MAX_CRASHES:
+            error = f"The job was given up after {crashes} crashes; the last one: {reason}"
+            self._end(conn, _held(job), "failed", error=error)
+        else:
+            freed = {"status": "queued", "crashes": crashes, "worker": None, "lease_until": None}
+            if conn.execute(update(jobs).where(_held(job)).values(freed)).rowcount == 1:
+                data = {"reason": reason, "crashes": crashes}
+                _append(conn, job.id, "requeued", self._clock(), data)
+
+    def _end(
+        self,
+        conn: Connection,
+        where: ColumnElement[bool],
+        status: EndStatus,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> bool:
+        now = self._clock()
+        ended = (
+            update(jobs)
+            .where(where)
+            .values(
+                status=status,
+                result=result,
+                error=error,
+                worker=None,
+                lease_until=None,
+                finished_at=now,
+            )
+        )
+        job_id = conn.execute(ended.returning(jobs.c.id)).scalar_one_or_none()
+        if job_id is None:
+            return False
+        said = {"result": result, "error": error}
+        _append(conn, job_id, status, now, {k: v for k, v in said.items() if v is not None})
+        return True
+
+
+def jobs_needing(conn: Connection, dataset_id: str) -> list[str]:
+    """Ids of the jobs on a dataset that have not ended, oldest first."""
+    active = and_(jobs.c.dataset_id == dataset_id, jobs.c.status.not_in(END_STATUSES))
+    return list(conn.execute(select(jobs.c.id).where(active).order_by(jobs.c.id)).scalars())
+
+
+def _held(job: Job) -> ColumnElement[bool]:
+    return and_(
+        jobs.c.id == job.id,
+        jobs.c.status == "running",
+        jobs.c.worker == job.worker,
+        jobs.c.attempt == job.attempt,
+    )
+
+
+def _job(row: RowMapping) -> Job:
+    return Job(**row)
+
+
+def _get_held(conn: Connection, job: Job) -> Job | None:
+    row = conn.execute(select(jobs).where(_held(job))).mappings().one_or_none()
+    return _job(row) if row is not None else None
+
+
+def _get(conn: Connection, job_id: str) -> Job:
+    row = conn.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(
+            f"Job {job_id!r} does not exist; GET /v1/training/jobs lists those that do."
+        )
+    return _job(row)
+
+
+def _next_id(conn: Connection, now: float) -> str:
+    """Milliseconds and a random tail; larger than every id before, even if the clock went back."""
+    last: str | None = conn.execute(select(func.max(jobs.c.id))).scalar_one()
+    last_ms = int(last.removeprefix("job_")[:12], 16) if last else 0
+    return f"job_{max(int(now * 1000), last_ms + 1):012x}{secrets.token_hex(3)}"
+
+
+def _append(conn: Connection, job_id: str, kind: str, at: float, data: Mapping[str, Any]) -> None:
+    last = select(func.max(job_events.c.seq)).where(job_events.c.job_id == job_id)
+    seq = (conn.execute(last).scalar_one() or 0) + 1
+    row = {"job_id": job_id, "seq": seq, "type": kind, "at": at, "data": dict(data)}
+    conn.execute(insert(job_events).values(row))
+
+
+def _check_ready(conn: Connection, dataset_id: str) -> None:
+    found = conn.execute(select(datasets.c.status).where(datasets.c.id == dataset_id))
+    status = found.scalar_one_or_none()
+    if status != "ready":
+        raise BadRequestError(
+            f"Dataset {dataset_id!r} is {status or 'not there'}; a job needs one that is ready.",
+            field="dataset",
+        )
+
+
+def _check_room(conn: Connection, max_queued: int) -> None:
+    queued = select(func.count()).select_from(jobs).where(jobs.c.status == "queued")
+    if conn.execute(queued).scalar_one() >= max_queued:
+        raise UnavailableError(
+            f"{max_queued} jobs are queued, as many as max_queued_jobs allows;"
+            " cancel one or come back when one has started.",
+            retry_after_sec=60,
+        )

@@ -1,0 +1,83 @@
+"""Owns the tables: the columns of jobs, their events and the datasets."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+# Named constraints, because a migration on PostgreSQL can only drop what has a known name.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    # No foreign key: a job outlives the dataset it was trained on.
+    Column("dataset_id", String(64), nullable=False),
+    Column("dataset_name", String(64), nullable=False),
+    Column("preset", String(64), nullable=False),
+    Column("minutes", Float),
+    Column("kimg", Float),
+    Column("until", JSON(none_as_null=True)),
+    Column("overrides", JSON, nullable=False),
+    Column("promote", String(16), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("worker", String(128)),
+    Column("lease_until", Float),
+    Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("progress", JSON(none_as_null=True)),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", Text),
+    Index(None, "status", "id"),
+    Index(None, "dataset_id"),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("type", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    # The name while it is held, NULL once the import failed: many NULLs may share a unique column.
+    Column("held_name", String(64), unique=True),
+    Column("status", String(16), nullable=False),
+    Column("upload", String(255)),
+    Column("summary", JSON(none_as_null=True)),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Index(None, "name"),
+)

@@ -1,0 +1,84 @@
+"""Owns the worker process of a service: starts it, wakes it, and starts it again when it dies."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import structlog
+
+from app.settings import Settings
+
+STOP_GRACE_SEC = 30.0
+MAX_RESTART_WAIT_SEC = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerSupervisor:
+    """The worker follows the pipe at its stdin: a line wakes it, the end (our death) stops it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell the worker to look at the store now."""
+        with self._lock:
+            if self._process is None or self._process.stdin is None:
+                return
+            try:
+                self._process.stdin.write(b"\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                log.info("the worker is being restarted and will look by itself")
+
+    def close(self) -> None:
+        """Stop the worker: it saves what it trains, and another one goes on from there."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+            if process is not None:
+                process.terminate()
+        if process is not None:
+            try:
+                process.wait(STOP_GRACE_SEC)
+            except subprocess.TimeoutExpired:
+                log.error("the worker did not stop in time and is killed", pid=process.pid)
+                process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _supervise(self) -> None:
+        failures = 0
+        while (process := self._spawn()) is not None:
+            code = process.wait()
+            if self._stopping.is_set():
+                break
+            failures += 1
+            wait_sec = min(2.0**failures / 2, MAX_RESTART_WAIT_SEC)
+            log.error("the worker died and is started again", code=code, wait_sec=wait_sec)
+            self._stopping.wait(wait_sec)
+
+    def _spawn(self) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            settings = self._settings
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "app.worker", "--follow-stdin"),
+                    *("--data-dir", str(settings.data_dir), "--device", settings.device),
+                ],
+                stdin=subprocess.PIPE,
+                # The other settings are read from the environment; the key is none of its business.
+                env={k: v for k, v in os.environ.items() if k != "NOISEWELL_API_KEY"},
+                start_new_session=True,  # Ctrl-C reaches the service, which then stops the worker
+            )
+            return self._process

@@ -1,0 +1,70 @@
+// Owns talking to the service: the key, errors as sentences, uploads.
+
+const KEY = "noisewell-key";
+const dialog = document.querySelector("#key");
+let declined = false;
+
+function headers() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+function askKey(why) {
+  if (dialog.open) return;
+  if (why) dialog.querySelector("[data-f=why]").textContent = why;
+  dialog.showModal();
+}
+
+function problem(status, text) {
+  if (status === 401 && !declined) {
+    askKey(sessionStorage.getItem(KEY) ? "The service refused this key." : "This service wants a key.");
+  }
+  try {
+    return new Error(JSON.parse(text).detail);
+  } catch {
+    return new Error(`The service answered ${status}.`);
+  }
+}
+
+/** A response; throws an Error whose message is the problem's `detail`. */
+export async function call(path, { json, ...options } = {}) {
+  const body = json && { body: JSON.stringify(json), method: "POST" };
+  const type = json && { "Content-Type": "application/json" };
+  const sent = fetch(path, { ...body, ...options, headers: { ...headers(), ...type } });
+  const answer = await sent.catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The service does not answer.");
+  });
+  if (!answer.ok) throw problem(answer.status, await answer.text());
+  return answer;
+}
+
+export const get = async (path) => (await call(path)).json();
+export const blobOf = async (path, options) => (await call(path, options)).blob();
+
+/** fetch tells nothing of an upload's progress, XMLHttpRequest does: `onProgress(0…1)`. */
+export function upload(path, form, onProgress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    Object.entries(headers()).forEach(([name, value]) => request.setRequestHeader(name, value));
+    request.upload.addEventListener("progress", (e) => onProgress(e.loaded / e.total));
+    request.addEventListener("error", () => reject(new Error("The upload broke off.")));
+    request.addEventListener("load", () => {
+      if (request.status < 400) resolve(JSON.parse(request.responseText));
+      else reject(problem(request.status, request.responseText));
+    });
+    request.send(form);
+  });
+}
+
+document.querySelector("#key-button").addEventListener("click", () => askKey());
+dialog.addEventListener("cancel", () => (declined = true));
+dialog.querySelector("[data-do=close]").addEventListener("click", () => {
+  declined = true;
+  dialog.close();
+});
+dialog.querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, event.target.elements.key.value.trim());
+  location.reload();
+});

@@ -1,0 +1,221 @@
+"""Owns the worker process: one job after another, until it is told to stop."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Literal
+
+import structlog
+import typer
+from sqlalchemy.exc import OperationalError
+
+from app.attempt import Attempt, TrainerCommand
+from app.logs import configure_logs
+from app.settings import Settings, half_the_cores
+from app.store.database import SchemaError
+from app.store.jobs import Job
+from app.store.store import Store
+from training.model.files import locked
+from training.model.registry import Registry
+
+STOP_GRACE_SEC = 20.0
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Request = Literal["wake", "stop", "ended"]
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Claims jobs and runs them, one at a time; the only one at work in its data folder."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        registry: Registry,
+        *,
+        trainer_command: TrainerCommand | None = None,
+        stop_grace_sec: float = STOP_GRACE_SEC,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._registry = registry
+        self._command = trainer_command or default_trainer_command(settings)
+        self._stop_grace_sec = stop_grace_sec
+        self._stopping = threading.Event()
+        self._news = threading.Event()
+        self._attempt: Attempt | None = None
+        # No worker before or after has this name, so that no lease is mistaken for ours.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+
+    def wake(self) -> None:
+        """There may be a new job, or a cancel; callable from any thread, not from a signal."""
+        self._news.set()
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.wake()
+
+    def stop(self) -> None:
+        """End the trainer, give its job back and return from `run`; callable like `wake`."""
+        self._stopping.set()
+        self.wake()
+
+    def run(self) -> None:
+        """Returns after `stop`."""
+        with ExitStack() as stack:
+            if self._wait_until_alone(stack):
+                log.info("worker started", worker=self.name)
+                self._work()
+
+    def _wait_until_alone(self, stack: ExitStack) -> bool:
+        """Hold the folder's worker lock until `stack` ends; False if told to stop before.
+
+        The lock ends with its process however that dies, so one that follows a crash goes on at
+        once, and one that follows a stop waits until the old one has given its job back.
+        """
+        path = self._settings.data_dir / "worker.lock"
+        said = False
+        while not self._stopping.is_set():
+            try:
+                stack.enter_context(locked(path, wait=False))
+                return True
+            except BlockingIOError:
+                if not said:
+                    log.info("another worker is at work; waiting for it to end", lock=str(path))
+                said = True
+            self._stopping.wait(self._settings.poll_sec)
+        return False
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            self._news.clear()
+            job = self._claim()
+            if job is not None:
+                self._run_job(job)
+            elif not self._stopping.is_set():
+                self._news.wait(self._settings.poll_sec)
+
+    def _claim(self) -> Job | None:
+        try:
+            return self._store.claim_job(self.name, self._settings.lease_sec)
+        except OperationalError as error:
+            log.warning("the store does not answer", error=str(error.orig))
+            return None
+
+    def _run_job(self, job: Job) -> None:
+        log.info("job claimed", job=job.id, attempt=job.attempt)
+        self._attempt = Attempt(
+            job,
+            self._settings,
+            self._store,
+            self._registry,
+            self._command,
+            self._stopping,
+            self._stop_grace_sec,
+        )
+        try:
+            self._attempt.run()
+        finally:
+            self._attempt = None
+
+
+def default_trainer_command(settings: Settings) -> TrainerCommand:
+    """`python -m training.train` with the options that say what a job asks for."""
+
+    def command(job: Job, run_dir: Path) -> list[str]:
+        amount = ("--minutes", job.minutes) if job.minutes is not None else ("--kimg", job.kimg)
+        options = {
+            "--data": settings.datasets_dir / job.dataset_id,
+            "--run-dir": run_dir,
+            "--preset": job.preset,
+            amount[0]: amount[1],
+            "--seed": job.seed,
+            "--model": job.model,
+            "--data-dir": settings.data_dir,
+            "--promote": job.promote,
+            "--job": job.id,
+            "--device": settings.device,
+            "--threads": settings.training_threads or half_the_cores(),
+        }
+        args = [str(part) for option in options.items() for part in option]
+        for name, goal in (job.until or {}).items():
+            args += ["--until", f"{name}={goal}"]
+        for name, value in job.overrides.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            args += ["--set", f"{name}={text}"]
+        return [sys.executable, "-m", "training.train", *args, "--exit-with-stdin"]
+
+    return command
+
+
+def run_worker(
+    settings: Settings,
+    *,
+    follow_stdin: bool = False,
+    trainer_command: TrainerCommand | None = None,
+) -> None:
+    """Work in this process until SIGTERM or SIGINT; call it from the main thread.
+
+    follow_stdin: a line on standard input wakes the worker, its end stops it.
+    """
+    requests: SimpleQueue[Request] = SimpleQueue()
+    store = Store.open(settings.database_path)
+    worker = Worker(settings, store, Registry(settings.models_dir), trainer_command=trainer_command)
+    try:
+        # A handler may interrupt anything; putting into this queue is allowed to it, and only that.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: requests.put("stop"))
+        if follow_stdin:
+            threading.Thread(target=_follow_stdin, args=(requests.put,), daemon=True).start()
+        _serve_requests(worker, requests)
+    finally:
+        store.close()
+
+
+def _serve_requests(worker: Worker, requests: SimpleQueue[Request]) -> None:
+    with ThreadPoolExecutor(1, "worker") as pool:
+        running = pool.submit(worker.run)
+        running.add_done_callback(lambda _: requests.put("ended"))
+        while (request := requests.get()) != "ended":
+            if request == "stop":
+                worker.stop()
+            else:
+                worker.wake()
+        running.result()
+
+
+def _follow_stdin(put: Callable[[Request], None]) -> None:
+    # Unbuffered: a thread that sits in a buffered read keeps the interpreter from shutting down.
+    while os.read(sys.stdin.fileno(), 4096):
+        put("wake")
+    put("stop")
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="Where jobs, datasets and models are.")],
+    device: Annotated[Device | None, typer.Option(help="Where to train.")] = None,
+    follow_stdin: Annotated[
+        bool, typer.Option("--follow-stdin", help="A line wakes the worker, the end stops it.")
+    ] = False,
+) -> None:
+    """Run training jobs until told to stop."""
+    given = {"data_dir": data_dir} if device is None else {"data_dir": data_dir, "device": device}
+    configure_logs()
+    try:
+        run_worker(Settings.model_validate(given), follow_stdin=follow_stdin)
+    except SchemaError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,28 @@
+"""Owns the step from a version directory to an .npz of samples that `judge.py score` reads."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from training.model.checkpoint import load_generator
+from training.model.sampling import Sampler
+
+
+def main(
+    version_dir: Path,
+    out: Annotated[Path, typer.Option()],
+    n: Annotated[int, typer.Option(help="How many; classes are asked for in turn.")] = 2000,
+) -> None:
+    """Write `images` (n, H, W, C) uint8 of seeds 0…n-1 and the `labels` asked for."""
+    generator, network = load_generator(version_dir)
+    labels = np.arange(n) % max(network.num_classes, 1)
+    images = Sampler(generator, network, torch.device("cpu")).from_seeds(range(n), labels)
+    np.savez(out, images=images, labels=labels)
+    print(f"{out}: {n} samples of {version_dir}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,336 @@
+import io
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from PIL import Image
+
+from app.context import get_context
+from app.errors import NoisewellError
+from app.imports import DatasetImporter
+from app.routes import datasets
+from app.settings import Settings
+from app.store.jobs import NewJob
+from app.store.store import Store
+
+PATIENCE_SEC = 30.0
+PATH = "/v1/datasets"
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def letters() -> dict[str, bytes]:
+    entries = {}
+    for i in range(6):
+        image = io.BytesIO()
+        Image.new("L", (28, 28), 30 * i).save(image, "PNG")
+        entries[f"{'ab'[i % 2]}/{i}.png"] = image.getvalue()
+    return entries
+
+
+class House:
+    """The routes of datasets on a real store and a real importer."""
+
+    def __init__(self, data_dir: Path) -> None:
+        values = {"data_dir": data_dir, "max_upload_bytes": 200_000}
+        self.settings = Settings.model_validate(values)
+        self.store = Store.open(self.settings.database_path)
+        self.importer = DatasetImporter(self.settings, self.store, max_queued=2)
+        self.app = FastAPI()
+        self.app.include_router(datasets.router)
+        self.app.add_exception_handler(NoisewellError, answer_error)
+        context = SimpleNamespace(settings=self.settings, store=self.store, importer=self.importer)
+        self.app.dependency_overrides[get_context] = lambda: context
+
+    def wait_for(self, dataset_id: str) -> None:
+        changed = threading.Event()
+        free = self.store.changes.subscribe(changed.set, 100)
+        try:
+            while self.store.get_dataset(dataset_id).status == "importing":
+                assert changed.wait(PATIENCE_SEC)
+                changed.clear()
+        finally:
+            free()
+
+    def uploads(self) -> list[str]:
+        folder = self.settings.uploads_dir
+        return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+async def answer_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, NoisewellError)
+    return JSONResponse({"detail": error.detail, "field": error.field}, error.status)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.importer.close()
+    house.store.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[httpx.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(house.app, log_level="error", ws="none", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx.Client(base_url=url, timeout=PATIENCE_SEC) as client:
+            yield client
+        server.should_exit = True
+        thread.join(PATIENCE_SEC)
+
+
+def upload(client: httpx.Client, data: bytes, **fields: str) -> Any:
+    return client.post(PATH, files={"file": ("x.zip", data)}, data={"name": "letters", **fields})
+
+
+def test_an_upload_is_accepted_imported_and_shown(client: httpx.Client, house: House) -> None:
+    house.importer.start()
+    answer = upload(client, zipped(letters() | {"a/bad.png": b"\x89PNG"}), resolution="16")
+    assert answer.status_code == 202
+    accepted = answer.json()
+    assert accepted["status"] == "importing"
+    assert answer.headers["location"] == f"{PATH}/{accepted['id']}"
+    house.wait_for(accepted["id"])
+    ready = client.get(answer.headers["location"]).json()
+    assert ready["status"] == "ready"
+    assert ready["counts"] == {"a": 3, "b": 3}
+    assert (ready["resolution"], ready["channels"], ready["num_images"]) == (16, 1, 6)
+    assert [r["file"] for r in ready["rejections"]] == ["a/bad.png"]
+    assert len(ready["hash"]) == 64
+    assert client.get(f"{PATH}/letters").json() == ready
+    [listed] = client.get(PATH).json()["data"]
+    assert listed == {**ready, "rejections": None}
+
+
+def test_a_failed_import_tells_why(client: httpx.Client, house: House) -> None:
+    house.importer.start()
+    accepted = upload(client, zipped({"a/../../x.png": b"x"})).json()
+    house.wait_for(accepted["id"])
+    failed = client.get(f"{PATH}/{accepted['id']}").json()
+    assert failed["status"] == "failed"
+    assert "points outside the archive" in failed["error"]
+    assert upload(client, zipped(letters())).status_code == 202  # the name is free again
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"no zip at all", "is not a zip"), (zipped({}), "The zip is empty")]
+)
+def test_what_is_no_zip_or_empty_is_refused_and_nothing_is_left(
+    client: httpx.Client, house: House, data: bytes, said: str
+) -> None:
+    answer = upload(client, data)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "file"
+    assert said in answer.json()["detail"]
+    assert house.uploads() == []
+    assert house.store.list_datasets() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../x"),
+        ("name", "Upper"),
+        ("name", "x\n"),
+        ("name", "x" * 64),
+        ("name", "x" * 2000),
+        ("resolution", "3"),
+        ("resolution", "1025"),
+        ("resolution", "NaN"),
+        ("resolution", "٢٨"),
+        ("resolution", "1e2"),
+        ("channels", "2"),
+        ("channels", "-1"),
+        ("colour", "red"),
+    ],
+)
+def test_a_field_outside_what_is_allowed_is_named(
+    client: httpx.Client, house: House, field: str, value: str
+) -> None:
+    answer = upload(client, zipped(letters()), **{field: value})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == field
+    assert house.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"files": {"file": ("x.zip", zipped(letters()))}}, "name"),
+        ({"files": {"name": (None, "letters")}}, "file"),
+        ({"files": [("file", ("x.zip", b"1")), ("file", ("y.zip", b"2"))]}, "file"),
+        ({"files": [("name", (None, "a")), ("name", (None, "b"))]}, "name"),
+    ],
+)
+def test_a_missing_or_doubled_field_is_named(
+    client: httpx.Client, house: House, parts: dict[str, Any], field: str
+) -> None:
+    answer = client.post(PATH, **parts)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == field
+    assert house.uploads() == []
+
+
+def test_a_taken_name_is_a_conflict(client: httpx.Client, house: House) -> None:
+    assert upload(client, zipped(letters())).status_code == 202
+    left = house.uploads()
+    assert upload(client, zipped(letters())).status_code == 409
+    assert house.uploads() == left
+
+
+def test_an_upload_over_the_limit_is_refused_before_it_is_read(
+    client: httpx.Client, house: House
+) -> None:
+    answer = upload(client, bytes(300_000))
+    assert answer.status_code == 413
+    assert "max_upload_bytes" in answer.json()["detail"]
+    assert house.uploads() == []
+
+
+def test_an_upload_that_hides_its_length_is_cut_at_the_limit(house: House) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        sent += 1
+        return {
+            "type": "http.request",
+            "body": head if sent == 1 else bytes(50_000),
+            "more_body": True,
+        }
+
+    assert call(house, receive) == 413
+    assert sent == 6  # 200,000 bytes are allowed: the fifth block of zeros goes over
+    assert house.uploads() == []
+
+
+def test_a_client_that_hangs_up_leaves_nothing_behind(house: House) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nPK'
+    messages = iter(
+        [
+            {"type": "http.request", "body": head, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    assert call(house, receive) == 499
+    assert house.uploads() == []
+
+
+def call(house: House, receive: Any) -> int:
+    """The status that an upload gets whose body comes from `receive`."""
+    status = 0
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": PATH,
+        "raw_path": PATH.encode(),
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
+    anyio.run(house.app, scope, receive, send)
+    return status
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{}", "application/json", 415),
+        (b"", "multipart/form-data", 415),
+        (b"", f"multipart/form-data; boundary={'x' * 300}", 415),
+        (b"garbage", "multipart/form-data; boundary=x", 422),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\na',
+            "multipart/form-data; boundary=x",
+            422,
+        ),
+        (b"--x\r\n" + b"a: b\r\n" * 1000 + b"\r\n", "multipart/form-data; boundary=x", 422),
+        (b"--x\r\n\r\nno disposition\r\n--x--", "multipart/form-data; boundary=x", 422),
+        (b"", "multipart/form-data; boundary=x", 422),
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(
+    client: httpx.Client, house: House, body: bytes, kind: str, status: int
+) -> None:
+    assert client.post(PATH, content=body, headers={"content-type": kind}).status_code == status
+    assert house.uploads() == []
+
+
+def test_a_full_queue_is_answered_before_the_body_is_read(
+    client: httpx.Client, house: House
+) -> None:
+    for name in "ab":
+        assert upload(client, zipped(letters()), name=name).status_code == 202
+    assert upload(client, zipped(letters()), name="c").status_code == 503
+    assert len(house.uploads()) == 4
+
+
+def test_an_unknown_dataset_is_not_found(client: httpx.Client) -> None:
+    assert client.get(f"{PATH}/nothing").status_code == 404
+    assert client.delete(f"{PATH}/nothing").status_code == 404
+
+
+def test_a_deleted_dataset_is_gone_with_its_files(client: httpx.Client, house: House) -> None:
+    house.importer.start()
+    accepted = upload(client, zipped(letters())).json()
+    house.wait_for(accepted["id"])
+    assert client.delete(f"{PATH}/letters").status_code == 204
+    assert client.get(f"{PATH}/letters").status_code == 404
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_a_dataset_is_not_deleted_while_it_is_importing(client: httpx.Client) -> None:
+    accepted = upload(client, zipped(letters())).json()
+    assert client.delete(f"{PATH}/{accepted['id']}").status_code == 409
+
+
+def test_a_dataset_is_not_deleted_while_a_job_needs_it(client: httpx.Client, house: House) -> None:
+    house.importer.start()
+    accepted = upload(client, zipped(letters())).json()
+    house.wait_for(accepted["id"])
+    job = NewJob("m", accepted["id"], "letters", "tiny", 1.0, None, None, {}, "never", 0)
+    house.store.create_job(job, 10)
+    assert client.delete(f"{PATH}/letters").status_code == 409
+    assert (house.importer.dataset_path(accepted["id"]) / "images.npy").exists()
+
+
+def test_the_form_is_in_the_openapi_document(client: httpx.Client) -> None:
+    post = client.get("/openapi.json").json()["paths"][PATH]["post"]
+    form = post["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert sorted(form["properties"]) == ["channels", "file", "name", "resolution"]

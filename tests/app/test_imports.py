@@ -1,0 +1,259 @@
+import io
+import json
+import os
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.errors import ConflictError, UnavailableError
+from app.imports import DatasetImporter, ImportRequest, new_dataset_id, start_child
+from app.settings import Settings
+from app.store.datasets import StoredDataset
+from app.store.store import Store
+
+PATIENCE_SEC = 30.0
+REQUEST = ImportRequest("letters", None, None)
+
+
+def zip_bytes() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for i in range(4):
+            image = io.BytesIO()
+            Image.new("L", (28, 28), 10 * i).save(image, "PNG")
+            archive.writestr(f"{'ab'[i % 2]}/{i}.png", image.getvalue())
+    return buffer.getvalue()
+
+
+class House:
+    """A store on the disk, and importers on it that come and go."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.settings = Settings.model_validate({"data_dir": data_dir})
+        self.store = Store.open(self.settings.database_path)
+        self.settings.uploads_dir.mkdir()
+        self.importers: list[DatasetImporter] = []
+
+    def importer(self, script: str | None = None, **options: float) -> DatasetImporter:
+        """script: Python that stands in for the import; it sees UPLOAD and OUT in sys.argv."""
+
+        def command(upload: Path, out: Path, _request: ImportRequest) -> list[str]:
+            assert script is not None
+            return [sys.executable, "-c", script, str(upload), str(out)]
+
+        importer = DatasetImporter(
+            self.settings, self.store, command=command if script else None, **options
+        )
+        self.importers.append(importer)
+        return importer
+
+    def upload(self, importer: DatasetImporter, data: bytes | None = None) -> str:
+        dataset_id = new_dataset_id()
+        importer.upload_path(dataset_id).write_bytes(zip_bytes() if data is None else data)
+        return dataset_id
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        changed = threading.Event()
+        free = self.store.changes.subscribe(changed.set, 100)
+        try:
+            while not condition():
+                assert changed.wait(PATIENCE_SEC)
+                changed.clear()
+        finally:
+            free()
+
+    def ended(self, dataset_id: str) -> StoredDataset:
+        self.wait_until(lambda: self.store.get_dataset(dataset_id).status != "importing")
+        return self.store.get_dataset(dataset_id)
+
+    def uploads(self) -> list[str]:
+        return sorted(p.name for p in self.settings.uploads_dir.iterdir())
+
+    def close(self) -> None:
+        for importer in self.importers:
+            importer.close()
+        self.store.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+def test_an_upload_becomes_a_packed_dataset(house: House) -> None:
+    importer = house.importer()
+    importer.start()
+    dataset_id = house.upload(importer)
+    accepted = importer.accept(dataset_id, ImportRequest("letters", 16, 3))
+    assert (accepted.id, accepted.status) == (dataset_id, "importing")
+    ready = house.ended(dataset_id)
+    assert ready.status == "ready"
+    assert ready.summary is not None
+    assert (ready.summary["resolution"], ready.summary["channels"]) == (16, 3)
+    assert ready.summary["counts"] == {"a": 2, "b": 2}
+    assert (importer.dataset_path(dataset_id) / "images.npy").exists()
+    importer.close()
+    assert house.uploads() == []
+
+
+def test_a_bad_upload_fails_with_the_import_s_own_sentence(house: House) -> None:
+    importer = house.importer()
+    importer.start()
+    dataset_id = house.upload(importer, b"no zip")
+    importer.accept(dataset_id, REQUEST)
+    failed = house.ended(dataset_id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "is not a zip file" in failed.error
+    importer.close()
+    assert house.uploads() == []
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_an_import_that_is_killed_fails_and_the_next_one_runs(house: House) -> None:
+    importer = house.importer("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    importer.start()
+    for _ in range(2):
+        dataset_id = house.upload(importer)
+        importer.accept(dataset_id, REQUEST)
+        failed = house.ended(dataset_id)
+        assert failed.status == "failed"
+        assert failed.error is not None
+        assert "killed by SIGKILL" in failed.error
+
+
+def test_a_crash_is_told_by_its_last_line(house: House) -> None:
+    importer = house.importer("raise RuntimeError('boom')")
+    importer.start()
+    dataset_id = house.upload(importer)
+    importer.accept(dataset_id, REQUEST)
+    error = house.ended(dataset_id).error
+    assert error == "The import ended with exit code 1; RuntimeError: boom"
+
+
+def test_a_command_that_cannot_start_fails_the_dataset_not_the_thread(house: House) -> None:
+    def nothing(_upload: Path, _out: Path, _request: ImportRequest) -> list[str]:
+        return ["/nowhere/to/be/found"]
+
+    importer = DatasetImporter(house.settings, house.store, command=nothing)
+    house.importers.append(importer)
+    importer.start()
+    for _ in range(2):
+        dataset_id = house.upload(importer)
+        importer.accept(dataset_id, REQUEST)
+        error = house.ended(dataset_id).error
+        assert error is not None
+        assert "FileNotFoundError" in error
+
+
+def test_a_taken_name_is_refused_and_its_upload_removed(house: House) -> None:
+    importer = house.importer()
+    house.store.create_dataset("ds_1", "letters", None)
+    with pytest.raises(ConflictError):
+        importer.accept(house.upload(importer), REQUEST)
+    assert house.uploads() == []
+
+
+def test_a_full_queue_refuses_and_removes_the_upload(house: House) -> None:
+    importer = house.importer(max_queued=1)
+    kept = house.upload(importer)
+    importer.accept(kept, REQUEST)
+    with pytest.raises(UnavailableError, match="1 datasets wait"):
+        importer.accept(house.upload(importer), ImportRequest("other", None, None))
+    assert house.uploads() == [f"{kept}.json", f"{kept}.zip"]
+
+
+def test_an_import_that_was_queued_goes_on_after_a_restart_as_it_was_asked(house: House) -> None:
+    dead = house.importer()  # accepts, and dies before it starts
+    dataset_id = house.upload(dead)
+    dead.accept(dataset_id, ImportRequest("letters", 8, 1))
+    house.importer().start()
+    ready = house.ended(dataset_id)
+    assert ready.status == "ready"
+    assert ready.summary is not None
+    assert ready.summary["resolution"] == 8
+
+
+def test_closing_ends_the_child_and_leaves_its_import_to_the_next_start(house: House) -> None:
+    started = f"open('{house.settings.data_dir}/fifo', 'w').close()"
+    os.mkfifo(house.settings.data_dir / "fifo")
+    first = house.importer(f"import sys; {started}; sys.stdin.read()")
+    first.start()
+    dataset_id = house.upload(first)
+    first.accept(dataset_id, REQUEST)
+    (house.settings.data_dir / "fifo").read_bytes()  # returns once the child has opened it
+    first.close()
+    assert house.store.get_dataset(dataset_id).status == "importing"
+    house.importer().start()
+    assert house.ended(dataset_id).status == "ready"
+
+
+def test_a_child_that_ignores_the_polite_signal_is_killed(house: House) -> None:
+    os.mkfifo(house.settings.data_dir / "fifo")
+    deaf = "import signal, threading; signal.signal(15, signal.SIG_IGN)"
+    started = f"open('{house.settings.data_dir}/fifo', 'w').close()"
+    importer = house.importer(f"{deaf}; {started}; threading.Event().wait()", stop_grace_sec=0.1)
+    importer.start()
+    dataset_id = house.upload(importer)
+    importer.accept(dataset_id, REQUEST)
+    (house.settings.data_dir / "fifo").read_bytes()
+    importer.close()
+    assert house.store.get_dataset(dataset_id).status == "importing"
+
+
+def test_a_pack_that_was_finished_before_the_crash_is_taken_as_it_is(house: House) -> None:
+    dead = house.importer()
+    dataset_id = house.upload(dead)
+    dead.accept(dataset_id, REQUEST)
+    pack = dead.dataset_path(dataset_id)
+    pack.mkdir(parents=True)
+    (pack / "manifest.json").write_text(json.dumps({"resolution": 28}))
+    house.importer("raise SystemExit('must not run')").start()
+    assert house.ended(dataset_id).summary == {"resolution": 28}
+
+
+def test_what_a_crash_left_behind_is_cleared_or_failed_at_the_start(house: House) -> None:
+    house.store.create_dataset("ds_lost", "lost", "ds_lost.zip")
+    (house.settings.uploads_dir / "ds_half.zip").write_bytes(b"half an upload")
+    (house.settings.datasets_dir / ".ds_x.1.tmp" / "pack").mkdir(parents=True)
+    house.importer().start()
+    lost = house.store.get_dataset("ds_lost")
+    assert lost.status == "failed"
+    assert lost.error is not None
+    assert "upload it again" in lost.error
+    assert house.uploads() == []
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_a_removed_dataset_leaves_no_files(house: House) -> None:
+    importer = house.importer()
+    importer.dataset_path("ds_1").mkdir(parents=True)
+    importer.remove("ds_1")
+    importer.remove("ds_1")
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_a_child_sees_none_of_our_settings(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOISEWELL_API_KEY", "secret")
+    monkeypatch.setenv("OTHER", "kept")
+    show = "import os, sys; print(*sorted(os.environ), file=sys.stderr)"
+    with (tmp_path / "out").open("w+b") as output:
+        with start_child([sys.executable, "-c", show], output) as child:
+            assert child.wait(PATIENCE_SEC) == 0
+        output.seek(0)
+        names = output.read().decode().split()
+    assert "OTHER" in names
+    assert not [name for name in names if name.startswith("NOISEWELL_")]
+
+
+def test_ids_sort_by_time() -> None:
+    first = new_dataset_id()
+    assert len(first) == len("ds_") + 16
+    assert first[:15] <= new_dataset_id()[:15]

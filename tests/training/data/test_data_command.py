@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "training.data"]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_import_prints_its_manifest_as_one_line_of_json(make_zip, two_classes, tmp_path):
+    path = make_zip(two_classes)
+    done = run("import", path, "--out", tmp_path / "out", "--name", "x", "--json")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out/manifest.json").read_text())
+    assert 1 <= done.stderr.count("\n") <= 10
+
+
+def test_bad_input_is_one_line_and_exit_code_2(make_zip, tmp_path):
+    done = run("import", make_zip({}), "--out", tmp_path / "out", "--name", "x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Zip 'images.zip' is empty")
+    assert done.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["images.zip"]
+
+
+def test_inspect_tells_what_an_import_would_do_and_writes_nothing(make_zip, two_classes, tmp_path):
+    path = make_zip(two_classes | {"a/notes.txt": b"x"})
+    facts = json.loads(run("inspect", path, "--json").stdout)
+    assert facts["counts"] == {"a": 5, "b": 5}
+    assert (facts["resolution"], facts["channels"]) == (28, 1)
+    assert [r["file"] for r in facts["rejections"]] == ["a/notes.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["images.zip"]
+    assert "2 classes: a (5), b (5)" in run("inspect", path).stdout
+
+
+def test_inspect_shows_a_packed_dataset(make_zip, two_classes, tmp_path):
+    made = run("import", make_zip(two_classes), "--out", tmp_path / "out", "--name", "letters")
+    shown = run("inspect", tmp_path / "out")
+    assert "letters: 10 images of 28×28×1" in shown.stdout
+    assert made.stdout == shown.stdout
+
+
+@pytest.mark.parametrize("how", ["terminate", "end of input"])
+def test_a_stopped_import_leaves_nothing_behind(make_zip, noise, tmp_path: Path, how):
+    path = make_zip({f"{i}.png": noise(i % 10) for i in range(10_000)})
+    arguments = ["import", path, "--out", tmp_path / "sets/out", "--name", "x", "--exit-with-stdin"]
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stderr is not None
+        assert child.stdin is not None
+        assert "10 %" in child.stderr.readline()
+        if how == "terminate":
+            child.terminate()
+        else:
+            child.stdin.close()
+        assert child.wait(timeout=30) == 143
+    assert list((tmp_path / "sets").iterdir()) == []

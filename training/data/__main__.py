@@ -1,0 +1,159 @@
+"""Owns the command line of the data side: `python -m training.data import | inspect`."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from training.data.dataset import DataError, is_packed, load_dataset
+from training.data.importing import Limits, import_dataset, inspect_source
+from training.data.progress import shown
+
+BAD_INPUT = 2
+STOPPED = 143  # as a shell reports an end by SIGTERM
+LISTED = 20
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Source = Annotated[Path, typer.Argument(help="Folder, .zip, .npy, .npz or packed dataset.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+MaxFiles = Annotated[int, typer.Option(min=1, help="Files, or entries of a zip.")]
+MaxBytes = Annotated[int, typer.Option(min=1, help="Unpacked bytes.")]
+
+
+@cli.command("import")
+def import_(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Directory to make; it must not exist.")],
+    name: Annotated[str, typer.Option(help="What the dataset is called.")],
+    resolution: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour).")] = None,
+    max_files: MaxFiles = Limits.max_files,
+    max_bytes: MaxBytes = Limits.max_bytes,
+    max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
+    min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
+    exit_with_stdin: Annotated[bool, typer.Option(help="Stop when standard input ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn images into a packed dataset, each file with a verdict."""
+    stop_cleanly(exit_with_stdin)
+    with bad_input_is_one_line(), shown(f"Importing {source.name}") as progress:
+        dataset = import_dataset(
+            source,
+            out,
+            name=name,
+            resolution=resolution,
+            channels=channels,
+            max_files=max_files,
+            max_bytes=max_bytes,
+            max_bad_share=max_bad_share,
+            min_images=min_images,
+            progress=progress,
+        )
+    typer.echo(json.dumps(dataset.manifest) if as_json else describe_packed(dataset.manifest))
+
+
+@cli.command()
+def inspect(
+    path: Source,
+    max_files: MaxFiles = Limits.max_files,
+    max_bytes: MaxBytes = Limits.max_bytes,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a packed dataset holds, or what importing anything else would find."""
+    stop_cleanly(exit_with_stdin=False)
+    with bad_input_is_one_line():
+        if is_packed(path):
+            facts, text = load_dataset(path).manifest, describe_packed
+        else:
+            facts, text = _inspect(path, Limits(max_files, max_bytes)), describe_source
+    typer.echo(json.dumps(facts) if as_json else text(facts))
+
+
+def _inspect(path: Path, limits: Limits) -> dict[str, Any]:
+    with shown(f"Reading {path.name}") as progress, tempfile.TemporaryDirectory() as scratch:
+        return inspect_source(path, Path(scratch), limits, progress)
+
+
+def describe_packed(manifest: dict[str, Any]) -> str:
+    """A manifest in a few lines for people."""
+    return "\n".join(
+        [
+            "{name}: {num_images} images of {resolution}×{resolution}×{channels},"
+            " {num_heldout} held out".format(**manifest),
+            *_classes(manifest),
+            "{converted} converted, {rejected} rejected".format(**manifest),
+            *_rejections(manifest),
+            "hash {hash}".format(**manifest),
+        ]
+    )
+
+
+def describe_source(facts: dict[str, Any]) -> str:
+    """What `inspect_source` found, in a few lines for people."""
+    return "\n".join(
+        [
+            "{source}: {files} images, shorter side {median_side} in the median".format(**facts),
+            "would become {resolution}×{resolution}×{channels}".format(**facts),
+            *_classes(facts),
+            "{rejected} rejected by their headers".format(**facts),
+            *_rejections(facts),
+        ]
+    )
+
+
+def _classes(facts: dict[str, Any]) -> list[str]:
+    counts = [f"{name} ({count})" for name, count in facts["counts"].items()]
+    if not counts:
+        return ["no classes"]
+    more = f", … {len(counts) - LISTED} more" if len(counts) > LISTED else ""
+    return [f"{len(counts)} classes: {', '.join(counts[:LISTED])}{more}"]
+
+
+def _rejections(facts: dict[str, Any]) -> list[str]:
+    lines = [f"  {r['file']} {r['reason']}" for r in facts["rejections"][:LISTED]]
+    more = facts["rejected"] - len(lines)
+    return [*lines, f"  … {more} more"] if more else lines
+
+
+@contextmanager
+def bad_input_is_one_line() -> Generator[None]:
+    """DataError → `Error: …` and exit 2; a full disk or a missing right → the same and exit 1."""
+    try:
+        yield
+    except DataError as e:
+        typer.echo(f"Error: {e}", err=True)
+        raise typer.Exit(BAD_INPUT) from e
+    except OSError as e:
+        typer.echo(f"Error: {e}", err=True)
+        raise typer.Exit(1) from e
+
+
+def stop_cleanly(exit_with_stdin: bool) -> None:
+    """SIGTERM unwinds the stack, so that nothing half-written stays; so does the end of stdin."""
+    signal.signal(signal.SIGTERM, _stop)
+    if exit_with_stdin:
+        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(STOPPED)
+
+
+def _stop_at_end_of_stdin() -> None:
+    # The descriptor, not sys.stdin: a daemon thread inside its lock crashes interpreter shutdown.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m training.data")

@@ -1,0 +1,83 @@
+"""Owns how a packed dataset is written: image by image, so that memory does not grow with it."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.dataset import FORMAT, content_hash, is_held_out
+from training.model.files import write_json
+
+
+class Packer:
+    """Appends images to `folder`/images.npy; `finish` writes the rest once they are all there."""
+
+    def __init__(self, folder: Path, resolution: int, channels: int) -> None:
+        self.resolution, self.channels = resolution, channels
+        self._folder = folder
+        self._shape = (resolution, resolution, channels)
+        self._labels = array("q")
+        self._heldout = bytearray()
+        self._file = (folder / "images.npy").open("wb")
+        self._header_bytes = self._write_header()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._heldout)
+
+    def add(self, pixels: NDArray[np.uint8], label: int | None) -> None:
+        """pixels: uint8 (resolution, resolution, channels)."""
+        data = pixels.tobytes()
+        self._file.write(data)
+        self._heldout.append(is_held_out(data))
+        if label is not None:
+            self._labels.append(label)
+
+    def counts(self, class_names: Sequence[str]) -> dict[str, int]:
+        """Images of each class so far."""
+        found = np.bincount(np.array(self._labels, np.int64), minlength=len(class_names))
+        return {name: int(found[i]) for i, name in enumerate(class_names)}
+
+    def finish(self, class_names: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Write labels, held-out rows and the manifest, to which `facts` are added."""
+        self._file.seek(0)
+        assert self._write_header() == self._header_bytes, "numpy leaves room for a longer N"
+        self._file.close()
+        labels = np.array(self._labels, np.int64) if class_names else None
+        heldout = np.frombuffer(bytes(self._heldout), np.bool_)
+        images = np.load(self._folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        if labels is not None:
+            np.save(self._folder / "labels.npy", labels, allow_pickle=False)
+        np.save(self._folder / "heldout.npy", heldout, allow_pickle=False)
+        manifest = {
+            "format": FORMAT,
+            "hash": content_hash(images, labels, class_names),
+            "resolution": self.resolution,
+            "channels": self.channels,
+            "class_names": list(class_names),
+            "num_images": len(self),
+            "num_heldout": int(heldout.sum()),
+            "counts": self.counts(class_names),
+            **facts,
+        }
+        write_json(self._folder / "manifest.json", manifest)
+
+    def _write_header(self) -> int:
+        """Write the array's header for the images so far; returns its length in bytes."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()

@@ -1,0 +1,65 @@
+"""Owns the light convolutional pair: strided 4×4 convolutions, one dense 3×3 per resolution."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from training.model.networks.config import NetworkConfig
+from training.model.networks.layers import LatentInput, LogitHead, init_he, linear, lrelu, saturate
+
+
+def _conv3(channels_in: int, channels_out: int, gain: float | None = None) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    init_he(layer, channels_in * 9, *([] if gain is None else [gain]))
+    return layer
+
+
+def _up(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:
+    layer = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)
+    init_he(layer, channels_in * 4)  # a stride of 2 leaves each output pixel 2×2 of the 4×4 taps
+    return layer
+
+
+def _down(channels_in: int, channels_out: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1)
+    init_he(layer, channels_in * 16)
+    return layer
+
+
+class StridedGenerator(nn.Module):
+    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R) in [-1, 1], fp32."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.start_shape = (config.widths[0], config.start_resolution, config.start_resolution)
+        self.input = LatentInput(config.z_dim, config.num_classes, config.embed_dim)
+        self.start = linear(self.input.out_dim, config.widths[0] * config.start_resolution**2)
+        self.convs = nn.ModuleList(_conv3(w, w) for w in config.widths)
+        self.ups = nn.ModuleList(_up(low, high) for low, high in pairwise(config.widths))
+        self.to_pixels = _conv3(config.widths[-1], config.img_channels, gain=1.0)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x = lrelu(self.start(self.input(z, c))).unflatten(1, self.start_shape)  # (B, C, 7, 7)
+        x = lrelu(self.convs[0](x))
+        for up, conv in zip(self.ups, self.convs[1:], strict=True):
+            x = lrelu(conv(lrelu(up(x))))  # (B, C/2, 2R, 2R)
+        return saturate(self.to_pixels(x))
+
+
+class StridedDiscriminator(nn.Module):
+    """images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        widths = config.widths[::-1]  # high → low resolution
+        self.from_pixels = _conv3(config.img_channels, widths[0])
+        self.convs = nn.ModuleList(_conv3(w, w) for w in widths)
+        self.downs = nn.ModuleList(_down(high, low) for high, low in pairwise(widths))
+        self.features = linear(widths[-1] * config.start_resolution**2, config.feature_dim)
+        self.head = LogitHead(config.feature_dim, config.num_classes)
+
+    def forward(self, images: Tensor, c: Tensor) -> Tensor:
+        x = lrelu(self.convs[0](lrelu(self.from_pixels(images))))
+        for down, conv in zip(self.downs, self.convs[1:], strict=True):
+            x = lrelu(conv(lrelu(down(x))))
+        return self.head(lrelu(self.features(x.flatten(1))), c)

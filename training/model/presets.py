@@ -1,0 +1,41 @@
+"""Owns what each training preset can make, so that a service can refuse a misfit without torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PresetInfo:
+    """`resolutions` and `channels` the preset can make; None means any."""
+
+    help: str
+    resolutions: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+
+    def misfit(self, resolution: int, channels: int) -> str | None:
+        """Why images of (channels, resolution, resolution) cannot be made, or None if they can."""
+        if self.resolutions is not None and resolution not in self.resolutions:
+            return f"makes {_one_of(self.resolutions)} pixels a side, not {resolution}"
+        if self.channels is not None and channels not in self.channels:
+            return f"makes {_one_of(self.channels)} channels, not {channels}"
+        return None
+
+
+def _one_of(values: tuple[int, ...]) -> str:
+    return " or ".join(str(v) for v in values)
+
+
+# In order of preference: the first that fits a dataset is used where none is asked for.
+PRESETS: dict[str, PresetInfo] = {
+    "cpu28": PresetInfo("strided convolutions for 28×28 on a CPU", resolutions=(28,)),
+    "cpu32": PresetInfo("strided convolutions for 32×32 on a CPU", resolutions=(32,)),
+    "tiny": PresetInfo(
+        "a very small strided network: tests, and a first try at 64 to 256 pixels",
+        resolutions=(28, 32, 64, 128, 256),
+    ),
+    "article": PresetInfo("the dense example the project grew from", resolutions=(28,)),
+}
+
+
+def fitting(resolution: int, channels: int) -> list[str]:
+    """Names of the presets that can make such images, best first."""
+    return [name for name, info in PRESETS.items() if info.misfit(resolution, channels) is None]

@@ -1,0 +1,211 @@
+"""Owns the `train` command: config → run folder → loop → evaluate → register → maybe promote."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from training.config import PRESETS, ConfigError, override, parse_overrides, preset_for
+from training.data.dataset import DataError, Dataset, is_packed, load_dataset
+from training.data.importing import import_dataset
+from training.loop import DivergedError
+from training.metrics.evaluation import evaluate, told
+from training.metrics.features import Evaluator, load_or_train_evaluator
+from training.model.checkpoint import CheckpointError
+from training.model.files import locked, write_json
+from training.model.registry import Registry, check_name, now_iso
+from training.model.sampling import Sampler, pick_device
+from training.parent import Interrupt, exit_with_stdin, fail
+from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
+from training.progress import Reporter
+from training.promotion import Policy
+from training.publish import make_version, publish, write_snapshot
+from training.run import measure_speed, train
+
+LOCKED, STOPPED = 73, 75
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.command(name="train")
+def main(
+    data: Annotated[Path, typer.Option(help="A folder, a zip, a .npy/.npz or a packed dataset.")],
+    run_dir: Annotated[Path, typer.Option(help="Where the run lives; give it again to resume.")],
+    preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train about so long.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Train on so many thousand images.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop early at a level: fd=X.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1)] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, any setting of the preset.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Register the result under this name.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where the registry is.")] = Path("data"),
+    promote: Annotated[str, typer.Option(help="if_better, never or always.")] = "if_better",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means every core.")] = 0,
+    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+    follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
+) -> None:
+    """Train a generator on a pile of images. The same command again resumes the run."""
+    interrupt = Interrupt(exit_code=STOPPED)
+    if follow_stdin:
+        exit_with_stdin()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        where = pick_device(device)
+        overrides = parse_overrides(settings or [])
+        length = Length(minutes, kimg)
+        until_fd = _parse_until(until)
+        policy = _parse_policy(promote)
+        if model is not None:
+            check_name(model)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with locked(run_dir / "lock", wait=False), Reporter(run_dir) as report:
+            dataset = _open_dataset(data, run_dir, report)
+            plan = _plan(run_dir, dataset, preset, overrides, length, seed, where, report)
+            cache = (data_dir if model else run_dir) / "evaluators"
+            _run(
+                plan, dataset, run_dir, where, report, interrupt, until_fd, cache,
+                model=model, registry=Registry(data_dir / "models"), policy=policy, job=job,
+            )  # fmt: skip
+    except BlockingIOError:
+        fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
+    except (ConfigError, DataError, DivergedError, CheckpointError, ValueError) as error:
+        fail(str(error))
+
+
+def _run(
+    plan: Plan,
+    dataset: Dataset,
+    run_dir: Path,
+    device: torch.device,
+    report: Reporter,
+    interrupt: Interrupt,
+    until_fd: float | None,
+    cache: Path,
+    *,
+    model: str | None,
+    registry: Registry,
+    policy: Policy,
+    job: str | None,
+) -> None:
+    def evaluator() -> Evaluator:
+        report.phase("preparing the evaluator")
+        return load_or_train_evaluator(dataset, cache, device, report.advance)
+
+    judge = evaluator() if until_fd is not None else None
+
+    def target_reached(sampler: Sampler) -> bool:
+        if judge is None or until_fd is None:
+            return False
+        fd = evaluate(sampler, dataset, judge)["fd_cnn"]
+        report.say(f"fd_cnn {fd:.3f}, wanted {until_fd:g}")
+        return fd <= until_fd
+
+    if not (run_dir / "generator.safetensors").is_file():
+        interrupt.can_wait = True
+        if not train(plan, dataset, device, run_dir, report, interrupt.requested, target_reached):
+            report.say(f"stopped; run the same command again to go on from {run_dir}")
+            raise SystemExit(STOPPED)
+        interrupt.can_wait = False
+
+    judge = judge or evaluator()
+    report.phase("evaluating")
+    version = make_version(plan, run_dir, dataset, judge, device, job)
+    write_snapshot(version, run_dir)
+    report.say(told(version.metrics))
+    if model is not None:
+        report.phase("registering")
+        run_id = job or _run_id(run_dir)
+        result = publish(version, run_id, model, registry, dataset, judge, device, policy)
+        decision = result["decision"]
+        if job is None and decision["promote"]:
+            registry.promote(model, result["version"], decision["reason"])
+        write_json(run_dir / "result.json", result)
+        verdict = "champion" if decision["promote"] else "not promoted"
+        report.say(f"{model}@{result['version']}: {verdict}, {decision['reason']}")
+    report.phase("done")
+
+
+def _plan(
+    run_dir: Path,
+    dataset: Dataset,
+    preset: str | None,
+    overrides: dict[str, object],
+    length: Length,
+    seed: int,
+    device: torch.device,
+    report: Reporter,
+) -> Plan:
+    name = preset_for(preset, dataset.resolution, dataset.channels)
+    config = override(PRESETS[name], overrides)
+    asked = asked_for(config, name, length, seed, dataset.hash)
+    plan = stored_plan(run_dir, config, asked)
+    if plan is not None:
+        return plan
+    _check_size(dataset, config.batch_size)
+    network = config.network(dataset.resolution, dataset.channels, dataset.num_classes)
+    use_bf16 = wants_bf16(config.precision, device)
+    plan = Plan(config, network, use_bf16, seed, 0, None, asked)
+    if length.minutes is not None:
+        report.phase("measuring speed")
+    seconds = min(6.0, 6 * (length.minutes or 1.0))
+    plan = fix_length(plan, length, lambda p: measure_speed(p, dataset, device, seconds))
+    about = {
+        "dataset": dataset.name,
+        "device": str(device),
+        "created_at": now_iso(),
+        "run_id": f"run-{now_iso()}-{seed}-{dataset.hash[:8]}",
+    }
+    store_plan(plan, run_dir, about)
+    return plan
+
+
+def _open_dataset(data: Path, run_dir: Path, report: Reporter) -> Dataset:
+    if is_packed(data):
+        return load_dataset(data)
+    packed = run_dir / "dataset"
+    if not is_packed(packed):
+        report.phase("importing")
+        import_dataset(data, packed, name=data.stem, progress=report.advance)
+    return load_dataset(packed)
+
+
+def _check_size(dataset: Dataset, batch_size: int) -> None:
+    there = int((~dataset.heldout).sum())
+    if there < batch_size:
+        raise ConfigError(
+            f"batch_size is {batch_size}, dataset {dataset.name!r} has {there} images to train on; "
+            f"use --set batch_size={max(2, there // 2)} or bring more images"
+        )
+
+
+def _run_id(run_dir: Path) -> str:
+    return json.loads((run_dir / "run.json").read_text("utf-8"))["run_id"]
+
+
+def _parse_until(text: str | None) -> float | None:
+    if text is None:
+        return None
+    name, _, value = text.partition("=")
+    try:
+        level = float(value)
+    except ValueError:
+        level = 0.0
+    if name != "fd" or not 0 < level < float("inf"):
+        raise ConfigError(f"--until {text!r}; expected fd=X with X above 0, such as fd=2.5")
+    return level
+
+
+def _parse_policy(text: str) -> Policy:
+    if text not in ("if_better", "never", "always"):
+        raise ConfigError(f"--promote {text!r}; expected if_better, never or always")
+    return text
+
+
+if __name__ == "__main__":
+    cli(prog_name="noisewell train")
