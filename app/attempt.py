@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from app.children import scrubbed_environment
 from app.settings import Settings
 from app.store.jobs import Job
 from app.store.store import Store
@@ -182,7 +183,7 @@ class Attempt:
             stdin=subprocess.PIPE,  # held open: its end tells the trainer that we died
             stdout=output,
             stderr=output,
-            env=_scrubbed_environment(),
+            env=scrubbed_environment(),
             start_new_session=True,
         )
         self._log.info("trainer started", pid=process.pid)
@@ -276,11 +277,6 @@ class Attempt:
     def _crash(self, reason: str) -> None:
         self._log.warning("attempt crashed", reason=reason)
         self._store.crash_job(self._job, reason)
-
-
-def _scrubbed_environment() -> dict[str, str]:
-    """Ours without our settings: a key among them is no business of the trainer."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("NOISEWELL_")}
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

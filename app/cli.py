@@ -258,3 +258,7 @@ def _told_errors() -> Generator[None, None, None]:
 def _fail(message: str) -> NoReturn:
     typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.children import scrubbed_environment
 from app.errors import UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
@@ -270,13 +271,12 @@ def default_command(settings: Settings) -> ImporterCommand:
 
 def start_child(command: list[str], output: BinaryIO) -> subprocess.Popen[bytes]:
     """A child that sees none of our settings (a key may be among them), and ends when we do."""
-    ours = {k: v for k, v in os.environ.items() if not k.startswith("NOISEWELL_")}
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,  # held open: its end tells the child that we died
         stdout=subprocess.DEVNULL,
         stderr=output,
-        env=ours,
+        env=scrubbed_environment(),
         start_new_session=True,
     )
 

@@ -56,6 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for noun in (health, images, models, training_jobs):
         app.include_router(noun.router, max_body_size=settings.max_body_bytes)
     app.include_router(datasets.router, max_body_size=settings.max_upload_bytes + MAX_FORM_BYTES)
+    app.include_router(studio.router)
+    app.mount("/static", studio.Assets())
     problems.add_handlers(app)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     app.add_middleware(Edge, api_key=key, metrics=metrics)
@@ -131,7 +133,10 @@ def _follow_aliases(engine: Engine, poll_sec: float) -> Callable[[], None]:
 
     def follow() -> None:
         while not stopping.wait(poll_sec):
-            engine.refresh()
+            try:
+                engine.refresh()
+            except (OSError, ValueError) as error:  # what serves now goes on serving
+                log.error("the models directory cannot be read", reason=str(error))
 
     thread = threading.Thread(target=follow, name="aliases", daemon=True)
     thread.start()
