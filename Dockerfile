@@ -25,6 +25,6 @@ VOLUME /data
 EXPOSE 8000
 # A first start registers the bundled generator and checks every batch size before it is ready.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"NOISEWELL_PORT\", 8000)}/health/ready', timeout=2)"]
 ENTRYPOINT ["noisewell"]
 CMD ["serve", "--host", "0.0.0.0", "--data-dir", "/data"]

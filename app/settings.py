@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -57,6 +57,12 @@ class Settings(BaseSettings):
 
     # How often to look for what other processes changed.
     poll_sec: float = Field(default=1, gt=0)
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _empty_is_none(cls, value: SecretStr | None) -> SecretStr | None:
+        """An empty variable is a forgotten key, and must not count as one."""
+        return value if value is not None and value.get_secret_value().strip() else None
 
     @property
     def models_dir(self) -> Path:

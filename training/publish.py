@@ -12,7 +12,7 @@ from training.data.dataset import Dataset
 from training.metrics.evaluation import evaluate
 from training.metrics.features import Evaluator
 from training.model.checkpoint import CheckpointError, load_generator, load_into, parse
-from training.model.files import sha256_bytes, write_json
+from training.model.files import sha256_bytes, write_atomic, write_json
 from training.model.networks.build import build_generator, num_parameters
 from training.model.registry import Registry
 from training.model.sampling import Sampler
@@ -82,7 +82,7 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
 def write_snapshot(version: Version, run_dir: Path) -> None:
     """Leave the version in the run folder too, beside generator.safetensors."""
     for name in ("card.md", "samples.png", "metrics.json"):
-        (run_dir / name).write_bytes(version.files[name])
+        write_atomic(run_dir / name, version.files[name])
     write_json(run_dir / "manifest.json", {"format": 1, **version.manifest})
 
 

@@ -158,10 +158,3 @@ def test_a_run_that_reaches_its_target_stops_early(dataset, tmp_path):
     done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 2, *FAST, "--until", "fd=1e6")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "state.json").read_text())["cur_nimg"] < 2000
-
-
-def test_a_diverging_run_fails_with_the_reason(dataset, tmp_path):
-    done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 20, *FAST,
-                 "--set", "lr_g=1", "--set", "lr_d=1", "--set", "gamma=1e4")  # fmt: skip
-    assert done.returncode == 2
-    assert "stopped being finite" in done.stderr

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from training.data.dataset import Dataset
 from training.model.checkpoint import load_into, parse, serialize
-from training.model.files import sha256_bytes, write_atomic, write_json
+from training.model.files import locked, sha256_bytes, write_atomic, write_json
 from training.model.networks.build import place
 from training.model.pixels import to_float
 
@@ -82,15 +82,16 @@ def load_or_train_evaluator(
     cached file was altered.
     """
     path = cache_dir / f"{dataset.hash[:16]}-cnn.safetensors"
+    about = path.with_suffix(".json")
     net = EvaluatorNet(dataset.channels, dataset.num_classes or _ROTATIONS)
-    if not path.with_suffix(".json").is_file():
-        _train(net, dataset, device, progress)
-        data = serialize(net.state_dict())
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-        write_json(path.with_suffix(".json"), {"sha256": sha256_bytes(data)})
-    digest = json.loads(path.with_suffix(".json").read_text("utf-8"))["sha256"]
-    load_into(net, parse(path.read_bytes(), digest, str(path)), str(path))
+    with locked(path.with_suffix(".lock")):  # two runs on one dataset share what the first trains
+        if not about.is_file():
+            _train(net, dataset, device, progress)
+            data = serialize(net.state_dict())
+            write_atomic(path, data)
+            write_json(about, {"sha256": sha256_bytes(data)})
+        digest = json.loads(about.read_text("utf-8"))["sha256"]
+        load_into(net, parse(path.read_bytes(), digest, str(path)), str(path))
     return Evaluator(net, digest, device)
 
 

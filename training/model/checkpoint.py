@@ -40,12 +40,14 @@ def parse(data: bytes, digest: str, what: str) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Fill `module`; raises CheckpointError if a name or a shape differs."""
-    expected = {name: t.shape for name, t in module.state_dict().items()}
-    found = {name: t.shape for name, t in tensors.items()}
+    """Fill `module`; raises CheckpointError if a name, a shape or a type differs."""
+    expected = {name: (t.shape, t.dtype) for name, t in module.state_dict().items()}
+    found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
     if expected != found:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        raise CheckpointError(f"{what} does not fit its network: {wrong[:5]} differ in shape")
+        raise CheckpointError(
+            f"{what} does not fit its network: {wrong[:5]} differ in shape or type"
+        )
     module.load_state_dict(tensors)
 
 
@@ -64,16 +66,17 @@ def read_manifest(version_dir: Path) -> dict[str, Any]:
 def load_generator(version_dir: Path) -> tuple[nn.Module, NetworkConfig]:
     """The generator of a version directory, on the CPU, in eval mode.
 
-    Checks SHA-256, names, shapes and finiteness: a flipped payload byte passes safetensors alone.
+    Checks SHA-256, names, shapes, types and finiteness: a flipped payload byte passes safetensors
+    alone.
     """
     manifest = read_manifest(version_dir)
     path = version_dir / "generator.safetensors"
     try:
         data = path.read_bytes()
         config = NetworkConfig.from_json(manifest["network"])
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        generator = build_generator(config)  # RuntimeError: no memory for a size it names
+    except (OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{version_dir} cannot be loaded: {error}") from error
     tensors = parse(data, str(manifest["digest"]), str(path))
-    generator = build_generator(config)
     load_into(generator, tensors, str(path))
     return generator.eval().requires_grad_(False), config

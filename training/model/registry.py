@@ -7,9 +7,10 @@ NAME/aliases.json                      {"champion": 2, "previous": 1, …}, repl
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from training.model.files import locked, publish_dir, sha256_bytes, staging_dir, write_json
 
@@ -23,6 +24,10 @@ class UnknownModelError(LookupError):
 
 class UnknownVersionError(LookupError):
     """The model exists, that version of it does not."""
+
+
+class DamagedError(ValueError):
+    """A JSON file of the registry is gone or is no JSON object."""
 
 
 def check_name(name: str) -> str:
@@ -72,12 +77,12 @@ class Registry:
         return self.root / model / str(version)
 
     def manifest(self, model: str, version: int) -> dict[str, Any]:
-        """manifest.json of a version."""
-        return json.loads((self.path(model, version) / "manifest.json").read_text("utf-8"))
+        """manifest.json of a version; raises DamagedError if it cannot be read."""
+        return _read_json(self.path(model, version) / "manifest.json")
 
     def metrics(self, model: str, version: int) -> dict[str, Any]:
-        """metrics.json of a version."""
-        return json.loads((self.path(model, version) / "metrics.json").read_text("utf-8"))
+        """metrics.json of a version; raises DamagedError if it cannot be read."""
+        return _read_json(self.path(model, version) / "metrics.json")
 
     def aliases(self, model: str) -> dict[str, int]:
         """{"champion": v, "previous": v}: what is set, of what is registered."""
@@ -91,8 +96,9 @@ class Registry:
     def find_run(self, model: str, run_id: str) -> int | None:
         """The version that training run `run_id` registered, if it did."""
         for version in self._versions(model):
-            if self.manifest(model, version).get("run_id") == run_id:
-                return version
+            with suppress(DamagedError):  # told where it is loaded; it must not stop the others
+                if self.manifest(model, version).get("run_id") == run_id:
+                    return version
         return None
 
     def register(
@@ -142,7 +148,7 @@ class Registry:
         path = self.root / model / "aliases.json"
         if not path.is_file():
             return {}
-        stored = json.loads(path.read_text("utf-8"))
+        stored = _read_json(path)
         return {name: stored[name] for name in ("champion", "previous") if stored.get(name)}
 
     def _point(self, model: str, version: int, reason: str) -> None:
@@ -158,13 +164,13 @@ class Registry:
         self, model: str, version: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]
     ) -> None:
         full = {
+            **manifest,
             "format": 1,
             "model": model,
             "version": version,
             "created_at": now_iso(),
             "digest": sha256_bytes(files["generator.safetensors"]),
             "files": {name: sha256_bytes(data) for name, data in files.items()},
-            **manifest,
         }
         with staging_dir(self.root / model, "version") as staged:
             for name, data in files.items():
@@ -174,3 +180,13 @@ class Registry:
 
     def _locked(self, model: str):  # noqa: ANN202 (a context manager)
         return locked(self.root / model / ".lock")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}; restore the file") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} holds no JSON object; restore the file")
+    return cast(dict[str, Any], value)

@@ -71,7 +71,10 @@ def pick_device(name: str) -> torch.device:
 
 
 class Sampler:
-    """Generates images from a generator on one device. Not thread-safe: one thread calls it."""
+    """Generates images from a generator on one device. Not thread-safe: one thread calls it.
+
+    Raises ValueError for a generator that gives NaN.
+    """
 
     def __init__(
         self,
@@ -129,6 +132,8 @@ class Sampler:
             return torch.cat(parts)[:_PROBES].cpu()
 
         reference = outputs(buckets[-1])
+        if not torch.isfinite(reference).all():
+            raise ValueError("the generator gives NaN or infinity; train it again")
         return tuple(b for b in buckets if torch.equal(outputs(b), reference))
 
 
