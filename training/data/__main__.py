@@ -1,23 +1,20 @@
 """Owns the command line of the data side: `python -m training.data import | inspect`."""
 
 import json
-import os
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from training.data.dataset import DataError, is_packed, load_dataset
 from training.data.importing import Limits, import_dataset, inspect_source
 from training.data.progress import shown
+from training.parent import Interrupt, exit_with_stdin, fail
 
-BAD_INPUT = 2
+DISK_ERROR = 1
 STOPPED = 143  # as a shell reports an end by SIGTERM
 LISTED = 20
 
@@ -40,11 +37,11 @@ def import_(
     max_bytes: MaxBytes = Limits.max_bytes,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
     min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
-    exit_with_stdin: Annotated[bool, typer.Option(help="Stop when standard input ends.")] = False,
+    follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn images into a packed dataset, each file with a verdict."""
-    stop_cleanly(exit_with_stdin)
+    stop_cleanly(follow_stdin)
     with bad_input_is_one_line(), shown(f"Importing {source.name}") as progress:
         dataset = import_dataset(
             source,
@@ -69,7 +66,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what a packed dataset holds, or what importing anything else would find."""
-    stop_cleanly(exit_with_stdin=False)
+    stop_cleanly(follow_stdin=False)
     with bad_input_is_one_line():
         if is_packed(path):
             facts, text = load_dataset(path).manifest, describe_packed
@@ -129,31 +126,18 @@ def bad_input_is_one_line() -> Generator[None]:
     """DataError → `Error: …` and exit 2; a full disk or a missing right → the same and exit 1."""
     try:
         yield
-    except DataError as e:
-        typer.echo(f"Error: {e}", err=True)
-        raise typer.Exit(BAD_INPUT) from e
-    except OSError as e:
-        typer.echo(f"Error: {e}", err=True)
-        raise typer.Exit(1) from e
+    except DataError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(str(error), DISK_ERROR)
 
 
-def stop_cleanly(exit_with_stdin: bool) -> None:
+def stop_cleanly(follow_stdin: bool) -> None:
     """SIGTERM unwinds the stack, so that nothing half-written stays; so does the end of stdin."""
-    signal.signal(signal.SIGTERM, _stop)
-    if exit_with_stdin:
-        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(STOPPED)
-
-
-def _stop_at_end_of_stdin() -> None:
-    # The descriptor, not sys.stdin: a daemon thread inside its lock crashes interpreter shutdown.
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    Interrupt(exit_code=STOPPED)
+    if follow_stdin:
+        exit_with_stdin()
 
 
 if __name__ == "__main__":
-    cli(prog_name="python -m training.data")
+    cli(prog_name="noisewell data")
