@@ -4,6 +4,7 @@ torch takes seconds to import, so only the verbs that need it do.
 """
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -124,10 +125,12 @@ def sample(
     """Write images of seeds to a folder, the same bytes as the service answers."""
     from app.ask import Ask, class_from_text, split_ref
     from app.engine import Engine
+    from app.logs import configure_logs
     from app.png import encode_png
     from training.model.grid import make_grid
     from training.model.sampling import pick_device
 
+    configure_logs(logging.WARNING)
     wanted = _parse_seeds(seeds)
     if not 0 < truncation <= 1:
         _fail(f"--truncation {truncation:g}; expected above 0 and at most 1")

@@ -24,7 +24,7 @@ from training.promotion import Policy
 from training.publish import make_version, publish, write_snapshot
 from training.run import measure_speed, train
 
-LOCKED, STOPPED = 73, 75
+DISK_ERROR, LOCKED, STOPPED = 1, 73, 75
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,7 +75,10 @@ def main(
     except BlockingIOError:
         fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
     except (ConfigError, DataError, DivergedError, CheckpointError, ValueError) as error:
+        _leave_nothing(run_dir)
         fail(str(error))
+    except OSError as error:
+        fail(str(error), DISK_ERROR)
 
 
 def _run(
@@ -173,6 +176,15 @@ def _open_dataset(data: Path, run_dir: Path, report: Reporter) -> Dataset:
         report.phase("importing")
         import_dataset(data, packed, name=data.stem, progress=report.advance)
     return load_dataset(packed)
+
+
+def _leave_nothing(run_dir: Path) -> None:
+    """Take back the folder of a run that was refused before it had a plan."""
+    if run_dir.is_dir() and not (run_dir / "run.json").exists():
+        for name in ("progress.json", "lock"):
+            (run_dir / name).unlink(missing_ok=True)
+        if not any(run_dir.iterdir()):
+            run_dir.rmdir()
 
 
 def _check_size(dataset: Dataset, batch_size: int) -> None:

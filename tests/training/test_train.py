@@ -130,8 +130,27 @@ def test_bad_input_gets_one_line_and_exit_2(dataset, tmp_path, args, told):
     done = train("--data", dataset, "--run-dir", tmp_path / "run", *args)
     assert done.returncode == 2
     assert told in done.stderr
-    assert done.stderr.count("\n") <= 2
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.with_suffix(".zip").write_bytes(b"no zip"), ".zip"),
+        (lambda path: np.savez(path, images=np.array([{}, {}], object)), "object"),
+        (lambda path: np.savez(path, images=np.zeros((4, 28), np.uint8)), "(4, 28)"),
+        (lambda path: np.savez(path, images=np.full((4, 28, 28), np.nan)), "NaN"),
+    ],
+    ids=["no zip", "objects", "flat", "nan"],
+)
+def test_images_that_are_none_get_one_line_and_leave_nothing(tmp_path, make, told):
+    make(tmp_path / "images")
+    (source,) = tmp_path.iterdir()
+    done = train("--data", source, "--run-dir", tmp_path / "run", "--kimg", 1)
+    assert done.returncode == 2
+    assert told in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_article_preset_trains_from_an_npy_of_28_28_3(tmp_path):
