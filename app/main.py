@@ -19,13 +19,14 @@ from app.engine import Engine
 from app.imports import DatasetImporter
 from app.metrics import Metrics
 from app.routes import datasets, health, images, models, studio, training_jobs
-from app.settings import Settings, half_the_cores
+from app.settings import Settings
 from app.store.store import Store
 from app.supervisor import WorkerSupervisor
 from app.uploads import MAX_FORM_BYTES
 from training.model.files import locked
 from training.model.registry import Registry
 from training.model.sampling import pick_device
+from training.model.threads import half_the_cores
 
 VERSION = "0.1.0"
 

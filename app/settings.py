@@ -1,20 +1,10 @@
 """Owns every setting of the service, and is the only reader of the environment."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-
-def half_the_cores() -> int:
-    """Torch threads for serving, and for a job beside it.
-
-    Two processes whose threads outnumber the cores slow each other a hundredfold: a thread that
-    waits at a barrier spins on the core that the other one needs.
-    """
-    return max(1, (os.cpu_count() or 2) // 2)
 
 
 class Settings(BaseSettings):

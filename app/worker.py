@@ -19,12 +19,13 @@ from sqlalchemy.exc import OperationalError
 
 from app.attempt import Attempt, TrainerCommand
 from app.logs import configure_logs
-from app.settings import Settings, half_the_cores
+from app.settings import Settings
 from app.store.database import SchemaError
 from app.store.jobs import Job
 from app.store.store import Store
 from training.model.files import locked
 from training.model.registry import Registry
+from training.model.threads import half_the_cores
 
 STOP_GRACE_SEC = 20.0
 

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from training.data.dataset import is_packed, load_dataset
@@ -14,6 +15,7 @@ from training.metrics.features import load_or_train_evaluator
 from training.model.checkpoint import CheckpointError, load_generator
 from training.model.registry import Registry, UnknownModelError, UnknownVersionError
 from training.model.sampling import Sampler, pick_device
+from training.model.threads import half_the_cores
 from training.parent import fail
 from training.progress import Reporter
 
@@ -30,6 +32,7 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Print a generator's numbers beside their real-against-real floors."""
+    torch.set_num_threads(half_the_cores())
     try:
         version_dir = _version_dir(Registry(data_dir / "models"), model)
         where = pick_device(device)

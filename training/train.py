@@ -17,6 +17,7 @@ from training.model.checkpoint import CheckpointError
 from training.model.files import locked, write_json
 from training.model.registry import Registry, check_name, now_iso
 from training.model.sampling import Sampler, pick_device
+from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_with_stdin, fail
 from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
 from training.progress import Reporter
@@ -45,7 +46,7 @@ def main(
     data_dir: Annotated[Path, typer.Option(help="Where the registry is.")] = Path("data"),
     promote: Annotated[str, typer.Option(help="if_better, never or always.")] = "if_better",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means every core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: half the cores.")] = 0,
     job: Annotated[str | None, typer.Option(hidden=True)] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
 ) -> None:
@@ -53,8 +54,7 @@ def main(
     interrupt = Interrupt(exit_code=STOPPED)
     if follow_stdin:
         exit_with_stdin()
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or half_the_cores())
     try:
         where = pick_device(device)
         overrides = parse_overrides(settings or [])
