@@ -14,7 +14,7 @@ Json = Mapping[str, Any]
 # What a curl example says where a route leaves it open.
 EXAMPLES: Json = {
     "model": "mnist",
-    "seed": "7",
+    "seed": 7,
     "version": 1,
     "class": "3",
     "dataset": "digits",
@@ -96,7 +96,8 @@ def make_reference(openapi: Json, host: str, *, keyed: bool) -> Reference:
         for name, shape in sorted(shapes.items())
         if name not in _NOT_OURS | bodies
     ]
-    return Reference(groups, told)
+    by_use = sorted(groups.items(), key=lambda group: group[0] == "health")  # probes come last
+    return Reference(dict(by_use), told)
 
 
 def _operation(

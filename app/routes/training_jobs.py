@@ -106,7 +106,7 @@ async def get_events(
     response_class=Response,
     responses={200: {"content": {"image/png": {}}}},
 )
-def get_samples(job_id: str, ctx: Ctx) -> Response:
+def get_job_samples(job_id: str, ctx: Ctx) -> Response:
     """The newest grid of samples, same seeds each time."""
     path = _run_dir(ctx, job_id) / "samples.png"
     try:

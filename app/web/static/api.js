@@ -2,29 +2,11 @@
 
 const KEY = "noisewell-key";
 const dialog = document.querySelector("#key");
+const button = document.querySelector("#key-button");
 let declined = false;
 
-function headers() {
-  const key = sessionStorage.getItem(KEY);
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
-
-function askKey(why) {
-  if (dialog.open) return;
-  if (why) dialog.querySelector("[data-f=why]").textContent = why;
-  dialog.showModal();
-}
-
-function problem(status, text) {
-  if (status === 401 && !declined) {
-    askKey(sessionStorage.getItem(KEY) ? "The service refused this key." : "This service wants a key.");
-  }
-  try {
-    return new Error(JSON.parse(text).detail);
-  } catch {
-    return new Error(`The service answered ${status}.`);
-  }
-}
+const key = () => sessionStorage.getItem(KEY);
+const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
 
 /** A response; throws an Error whose message is the problem's `detail`. */
 export async function call(path, { json, ...options } = {}) {
@@ -39,6 +21,8 @@ export async function call(path, { json, ...options } = {}) {
 }
 
 export const get = async (path) => (await call(path)).json();
+export const post = (path) => call(path, { method: "POST" });
+export const textOf = async (path) => (await call(path)).text();
 export const blobOf = async (path, options) => (await call(path, options)).blob();
 
 /** fetch tells nothing of an upload's progress, XMLHttpRequest does: `onProgress(0…1)`. */
@@ -46,23 +30,37 @@ export function upload(path, form, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
-    Object.entries(headers()).forEach(([name, value]) => request.setRequestHeader(name, value));
+    Object.entries(headers()).forEach((header) => request.setRequestHeader(...header));
     request.upload.addEventListener("progress", (e) => onProgress(e.loaded / e.total));
     request.addEventListener("error", () => reject(new Error("The upload broke off.")));
     request.addEventListener("load", () => {
-      if (request.status < 400) resolve(JSON.parse(request.responseText));
+      if (request.status < 400) resolve();
       else reject(problem(request.status, request.responseText));
     });
     request.send(form);
   });
 }
 
-document.querySelector("#key-button").addEventListener("click", () => askKey());
-dialog.addEventListener("cancel", () => (declined = true));
-dialog.querySelector("[data-do=close]").addEventListener("click", () => {
-  declined = true;
-  dialog.close();
-});
+function problem(status, text) {
+  if (status === 401 && !declined) askKey(key() ? "The service refused this key." : undefined);
+  try {
+    return new Error(JSON.parse(text).detail);
+  } catch {
+    return new Error(`The service answered ${status}.`);
+  }
+}
+
+function askKey(why = "Kept in this tab only, and forgotten with it.") {
+  button.hidden = false;
+  if (dialog.open) return;
+  dialog.querySelector("[data-f=why]").textContent = why;
+  dialog.showModal();
+}
+
+button.hidden = !key();
+button.addEventListener("click", () => askKey());
+dialog.addEventListener("close", () => (declined = true));
+dialog.querySelector("[data-do=close]").addEventListener("click", () => dialog.close());
 dialog.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(KEY, event.target.elements.key.value.trim());

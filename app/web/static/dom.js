@@ -1,19 +1,19 @@
 // Owns the few things every view does with the page.
 
-export const $ = (selector, root = document) => root.querySelector(selector);
+import { blobOf } from "./api.js";
 
-const complaint = $("#complaint");
+export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Show a sentence until it is dismissed; without one, take it away. */
 export function complain(sentence = "") {
-  complaint.hidden = !sentence;
-  $("span", complaint).textContent = sentence;
+  $("#complaint").hidden = !sentence;
+  $("#complaint span").textContent = sentence;
 }
-$("button", complaint).addEventListener("click", () => complain());
 
-/** Listen, and complain of what goes wrong. */
+/** Listen, and complain of what goes wrong; an older complaint is done with. */
 export function on(node, event, act) {
   node.addEventListener(event, async (e) => {
+    complain();
     try {
       await act(e);
     } catch (error) {
@@ -22,7 +22,12 @@ export function on(node, event, act) {
   });
 }
 
-/** Put text into every [data-f=name]; an empty one is hidden. */
+/** What the buttons [data-do=…] of a node do. */
+export function acts(node, does) {
+  Object.entries(does).forEach(([name, act]) => on($(`[data-do=${name}]`, node), "click", act));
+}
+
+/** Put text into each [data-f=…]; an empty one is hidden. */
 export function fill(node, values) {
   for (const [name, value] of Object.entries(values)) {
     const slot = $(`[data-f=${name}]`, node);
@@ -32,28 +37,17 @@ export function fill(node, values) {
 }
 
 /** One child of `list` for each item, by `id`. Children are updated, not replaced: focus stays. */
-export function keep(list, template, items, make, update) {
+export function keep(list, template, items, make, update = () => {}) {
   const old = new Map([...list.children].map((node) => [node.dataset.id, node]));
   items.forEach((item, i) => {
     const id = String(item.id);
-    let node = old.get(id);
-    if (!node) {
-      node = template.content.firstElementChild.cloneNode(true);
-      node.dataset.id = id;
-      make(node, item);
-    }
-    old.delete(id);
+    const node = old.get(id) ?? template.content.firstElementChild.cloneNode(true);
+    if (!old.delete(id)) make(node, item);
+    node.dataset.id = id;
     update(node, item);
     if (list.children[i] !== node) list.insertBefore(node, list.children[i] ?? null);
   });
   old.forEach((node) => node.remove());
-}
-
-/** Replace what an <img> shows. */
-export function paint(img, blob) {
-  URL.revokeObjectURL(img.src);
-  img.src = URL.createObjectURL(blob);
-  img.hidden = false;
 }
 
 /** Fill a <select> with [value, text] pairs, and keep what was chosen. */
@@ -66,8 +60,24 @@ export function options(select, pairs) {
   if (pairs.some(([value]) => value === chosen)) select.value = chosen;
 }
 
-export function showText(title, text) {
+export function paint(img, blob) {
+  URL.revokeObjectURL(img.src);
+  img.src = URL.createObjectURL(blob);
+  img.hidden = false;
+}
+
+/** Show a picture if there is one. */
+export async function picture(img, path) {
+  await blobOf(path).then((blob) => paint(img, blob), () => {});
+}
+
+export function read(title, text) {
   fill($("#text"), { title, text: text || "Nothing yet." });
   $("#text").showModal();
 }
-on($("#text [data-do=close]"), "click", () => $("#text").close());
+
+const STYLE = { dateStyle: "medium", timeStyle: "short" };
+export const when = (iso) => new Date(iso).toLocaleString([], STYLE);
+
+acts($("#complaint"), { dismiss: () => complain() });
+acts($("#text"), { close: () => $("#text").close() });

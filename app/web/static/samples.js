@@ -1,25 +1,23 @@
 // Owns the view of samples: what to ask for, 24 images, and one of them up close.
 
 import { blobOf } from "./api.js";
-import { $, complain, fill, on, options, paint } from "./dom.js";
+import { $, acts, complain, fill, keep, on, options, paint } from "./dom.js";
 
 const COUNT = 24;
 const ask = $("#ask");
 const dialog = $("#image");
-const tiles = Array.from({ length: COUNT }, (_, i) => makeTile(i));
+const tiles = Array.from({ length: COUNT }, makeTile);
 const seen = new IntersectionObserver((entries) => {
   entries.filter((e) => e.isIntersecting).forEach((e) => load(tiles[e.target.dataset.i]));
 });
 let versions = new Map(); // what can be chosen → its version
-let drawn = "";
 let drawing = new AbortController();
 let shown = 0;
 let typing;
 
-function makeTile(i) {
-  const button = document.createElement("button");
+function makeTile(_, i) {
+  const button = Object.assign(document.createElement("button"), { type: "button" });
   const img = new Image();
-  button.type = "button";
   button.dataset.i = i;
   button.append(img);
   on(button, "click", () => open(i));
@@ -27,67 +25,63 @@ function makeTile(i) {
   return { button, img };
 }
 
-/** Offer these models; redraw if the chosen one has become another version. */
+/** Offer these models; draw anew if the chosen one has become another version. */
 export function show(models) {
   const choices = models.flatMap(({ model, serving, details }) => {
-    const pinned = details.map((v) => [`${model}@${v.version}`, `${model}, version ${v.version}`, v]);
-    const champion = details.find((v) => v.version === serving);
-    const first = champion ? [[model, `${model}, the champion (version ${serving})`, champion]] : [];
-    return [...first, ...pinned.reverse()];
+    const isChampion = ({ version }) => version === serving;
+    const rest = details.filter((v) => !isChampion(v)).reverse();
+    return [...details.filter(isChampion), ...rest].map((v) => {
+      const pinned = `${model}@${v.version}`;
+      // The champion goes by the model's name: the view follows when another one becomes it.
+      return isChampion(v) ? [model, `${pinned} · champion`, v] : [pinned, pinned, v];
+    });
   });
   versions = new Map(choices.map(([ref, , version]) => [ref, version]));
-  options(ask.elements.model, choices);
+  options(ask.elements.model, choices.map(([ref, text]) => [ref, text]));
   $("#no-model").hidden = choices.length > 0;
   $("#grid").hidden = choices.length === 0;
-  if (choices.length) draw();
+  draw();
 }
 
 function draw() {
   const version = versions.get(ask.elements.model.value);
-  const { img_resolution: resolution } = version.network;
+  if (!version) return;
   offerClasses(version.class_names);
-  if (!ask.elements.seed.reportValidity()) return;
+  if (!ask.checkValidity()) return;
   const first = Number(ask.elements.seed.value);
   const base = `/v1/models/${version.model}@${version.version}/images/`;
-  const urls = tiles.map((_, i) => `${base}${first + i}.png${query()}`);
-  if (urls[0] === drawn) return;
-  drawn = urls[0];
+  if (tiles[0].url === `${base}${first}.png${query()}`) return;
   drawing.abort();
   drawing = new AbortController();
-  $("#grid").classList.toggle("pixels", resolution < 128);
+  const isSmall = version.network.img_resolution < 128;
+  [$("#grid"), dialog].forEach((shows) => shows.classList.toggle("pixels", isSmall));
   tiles.forEach((tile, i) => {
-    Object.assign(tile, { url: urls[i], seed: first + i });
+    tile.url = `${base}${first + i}.png${query()}`;
     tile.img.alt = `Seed ${first + i}, ${chosenClass() ? `class ${chosenClass()}` : "any class"}`;
     seen.unobserve(tile.button); // observing anew tells at once what is in sight
     seen.observe(tile.button);
   });
 }
 
-const chosenClass = () => ask.elements.class?.value ?? "";
+const chosenClass = () => ask.elements.class.value;
 
 function query() {
-  const { value: truncation } = ask.elements.truncation;
   const asked = new URLSearchParams();
+  const { value: truncation } = ask.elements.truncation;
   if (chosenClass()) asked.set("class", chosenClass());
   if (Number(truncation) < 1) asked.set("truncation", truncation);
   return asked.size ? `?${asked}` : "";
 }
 
 function offerClasses(names) {
-  const box = $("#classes");
-  const told = JSON.stringify(names);
-  if (box.dataset.told === told) return;
-  box.dataset.told = told;
-  box.hidden = names.length === 0;
-  $(".choices", box).replaceChildren(
-    ...[["", "any"], ...names.map((name) => [name, name])].map(([value, text]) => {
-      const label = document.createElement("label");
-      const input = Object.assign(document.createElement("input"), { type: "radio", name: "class" });
-      Object.assign(input, { value, checked: value === "" });
-      label.append(input, text);
-      return label;
-    }),
-  );
+  const any = { id: "", text: "any" };
+  const choices = [any, ...names.map((name) => ({ id: name, text: name }))];
+  keep($("#classes .choices"), $("#class-template"), choices, (node, { id, text }) => {
+    $("input", node).value = id;
+    fill(node, { text });
+  });
+  $("#classes").hidden = names.length === 0;
+  if (!$("#classes :checked")) $("#classes input").checked = true;
 }
 
 async function load(tile) {
@@ -105,33 +99,33 @@ async function load(tile) {
 
 async function open(i) {
   shown = (i + COUNT) % COUNT;
-  const tile = tiles[shown];
-  if (!tile.blob) await load(tile);
-  if (!tile.blob) return;
-  const said = await metadata(tile.blob);
-  const drawnClass = chosenClass() ? "" : " (drawn from the seed)";
+  const { url, img } = tiles[shown];
+  await load(tiles[shown]); // from the browser's cache, unless it was not in sight yet
+  if (!tiles[shown].blob) return;
+  const said = await metadata(tiles[shown].blob);
+  const how = chosenClass() ? "" : ", drawn from the seed";
   fill(dialog, {
     title: `Seed ${said.seed}`,
     model: `${said.model}, version ${said.version}`,
-    class: said.class === null ? "this model has none" : said.class + drawnClass,
+    class: said.class === null ? "none" : said.class + how,
     truncation: String(said.truncation),
   });
-  paint($("img", dialog), tile.blob);
-  $("img", dialog).alt = tile.img.alt;
-  $("[name=url]", dialog).value = new URL(tile.url, location.href).href;
-  const link = $("[data-do=download]", dialog);
-  link.href = tile.img.src;
-  link.download = `${said.model}-${said.version}-seed-${said.seed}.png`;
+  paint($("img", dialog), tiles[shown].blob);
+  $("img", dialog).alt = img.alt;
+  $("[name=url]", dialog).value = new URL(url, location.href).href;
+  const download = `${said.model}-${said.version}-seed-${said.seed}.png`;
+  Object.assign($("[data-do=download]", dialog), { href: img.src, download });
   if (!dialog.open) dialog.showModal();
 }
 
 /** What the file says of itself: the JSON in its text chunk `noisewell`. */
 async function metadata(blob) {
   const view = new DataView(await blob.arrayBuffer());
-  const text = new TextDecoder();
+  const start = "iTXtnoisewell\0\0\0\0\0";
   for (let at = 8; at < view.byteLength; at += 12 + view.getUint32(at)) {
-    const chunk = text.decode(new Uint8Array(view.buffer, at + 4, 4 + view.getUint32(at)));
-    if (chunk.startsWith("iTXtnoisewell\0")) return JSON.parse(chunk.slice("iTXtnoisewell".length + 5));
+    const bytes = new Uint8Array(view.buffer, at + 4, 4 + view.getUint32(at));
+    const chunk = new TextDecoder().decode(bytes);
+    if (chunk.startsWith(start)) return JSON.parse(chunk.slice(start.length));
   }
   throw new Error("This image does not say what it is.");
 }
@@ -142,21 +136,23 @@ on(ask, "input", () => {
   clearTimeout(typing);
   typing = setTimeout(draw, 150);
 });
-on($("#new-seeds"), "click", () => {
-  ask.elements.seed.value = Math.floor(Math.random() * 1e6);
-  draw();
+acts(ask, {
+  seeds: () => {
+    ask.elements.seed.value = Math.floor(Math.random() * 1e6);
+    draw();
+  },
 });
-on($("[data-do=previous]", dialog), "click", () => open(shown - 1));
-on($("[data-do=next]", dialog), "click", () => open(shown + 1));
-on($("[data-do=close]", dialog), "click", () => dialog.close());
-on($("[data-do=copy]", dialog), "click", async (e) => {
-  const address = $("[name=url]", dialog);
-  address.select();
-  await navigator.clipboard.writeText(address.value);
-  e.target.textContent = "Copied";
-  setTimeout(() => (e.target.textContent = "Copy address"), 1500);
+acts(dialog, {
+  previous: () => open(shown - 1),
+  next: () => open(shown + 1),
+  close: () => dialog.close(),
+  copy: async ({ target }) => {
+    await navigator.clipboard.writeText($("[name=url]", dialog).value);
+    target.textContent = "Copied";
+    setTimeout(() => (target.textContent = "Copy address"), 1500);
+  },
 });
-on(dialog, "keydown", (e) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
-  if (step && e.target.name !== "url") return open(shown + step);
+on(dialog, "keydown", async ({ key, target }) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+  if (step && target.name !== "url") await open(shown + step);
 });

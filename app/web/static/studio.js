@@ -16,7 +16,7 @@ const view = () => views.find((v) => `#${v.id}` === location.hash) ?? views[0];
 function turn() {
   views.forEach((v) => (v.hidden = v !== view()));
   for (const link of document.querySelectorAll("nav a[href^='#']")) {
-    link.toggleAttribute("aria-current", link.hash === `#${view().id}`);
+    link.ariaCurrent = link.hash === `#${view().id}` ? "page" : null;
   }
   scrollTo(0, 0);
   look();

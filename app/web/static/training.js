@@ -1,7 +1,7 @@
 // Owns the view of training: datasets and jobs, new ones and how they are going.
 
-import { blobOf, call, get, upload } from "./api.js";
-import { $, fill, keep, on, options, paint, showText } from "./dom.js";
+import { call, get, post, textOf, upload } from "./api.js";
+import { $, acts, fill, keep, on, options, picture, read, when } from "./dom.js";
 
 const JOBS = "/v1/training/jobs";
 const DATASETS = "/v1/datasets";
@@ -13,19 +13,17 @@ export async function refresh() {
   const [jobs, datasets] = await Promise.all([get(JOBS), get(DATASETS)]);
   keep($("#jobs"), $("#job-template"), jobs.data, makeJob, showJob);
   keep($("#datasets"), $("#dataset-template"), datasets.data, makeDataset, showDataset);
-  const ready = datasets.data.filter((d) => d.status === "ready");
-  options(newJob.elements.dataset, ready.length ? ready.map((d) => [d.id, d.name]) : [["", "none is ready"]]);
+  const ready = datasets.data.filter((d) => d.status === "ready").map(({ id, name }) => [id, name]);
+  options(newJob.elements.dataset, ready.length ? ready : [["", "none is ready"]]);
+  nameModel();
 }
 
 // Jobs
 
 function makeJob(node, { id }) {
-  on($("[data-do=cancel]", node), "click", async () => {
-    await call(`${JOBS}/${id}/cancel`, { method: "POST" });
-    await refresh();
-  });
-  on($("[data-do=log]", node), "click", async () => {
-    showText("Log of the training", await (await call(`${JOBS}/${id}/log`)).text());
+  acts(node, {
+    cancel: () => post(`${JOBS}/${id}/cancel`).then(refresh),
+    log: async () => read("Log of the training", await textOf(`${JOBS}/${id}/log`)),
   });
 }
 
@@ -39,19 +37,21 @@ function showJob(node, job) {
     about: `${length} with ${job.preset}, asked for ${when(job.created_at)}`,
     news: active ? going(job) : ended(job),
   });
-  node.dataset.status = job.status;
   const bar = $("progress", node);
   bar.hidden = job.status !== "running";
   if (phase === "training" && total) bar.value = done / total;
   else bar.removeAttribute("value"); // how long the other phases take is not known
   $("[data-do=cancel]", node).hidden = !active || job.cancel_requested;
-  if (done) newestSamples($("img", node), job.id, `${job.status} ${done}`);
+  const moment = `${phase} ${done}`;
+  if (done && node.dataset.moment !== moment) picture($("img", node), `${JOBS}/${job.id}/samples.png`);
+  Object.assign(node.dataset, { status: job.status, moment });
 }
 
 function going({ status, progress }) {
   if (status !== "running") return "Waits for its turn.";
-  if (progress?.phase !== "training" || !progress.total_nimg) return `${progress?.phase ?? "starting"} …`;
-  const { cur_nimg: done, total_nimg: total, images_per_sec: speed, eta_sec: left } = progress;
+  const { phase, cur_nimg: done, total_nimg: total } = progress ?? {};
+  if (phase !== "training" || !total) return `${phase ?? "starting"} …`;
+  const { images_per_sec: speed, eta_sec: left } = progress;
   const percent = Math.floor((100 * done) / total);
   return `${percent} %, ${Math.round(speed).toLocaleString()} images/s, ${duration(left)} left`;
 }
@@ -62,63 +62,49 @@ function ended({ status, result, error }) {
   return `Version ${result.version} ${verdict}: ${result.decision.reason}`;
 }
 
-async function newestSamples(img, id, moment) {
-  if (img.dataset.moment === moment) return;
-  img.dataset.moment = moment;
-  try {
-    paint(img, await blobOf(`${JOBS}/${id}/samples.png`));
-  } catch {
-    return; // none yet
-  }
-}
-
-const when = (iso) => new Date(iso).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-
 function duration(sec) {
   if (sec < 90) return `${Math.ceil(sec)} s`;
   return sec < 5400 ? `${Math.round(sec / 60)} min` : `${(sec / 3600).toFixed(1)} h`;
 }
 
+function nameModel() {
+  const { dataset, model } = newJob.elements;
+  model.placeholder = dataset.value && dataset.selectedOptions[0].text;
+}
+
+on(newJob.elements.dataset, "change", nameModel);
 on(newJob, "submit", async (event) => {
   event.preventDefault();
-  const { preset, minutes, ...rest } = Object.fromEntries(new FormData(newJob));
-  const body = { ...rest, preset: preset || null, minutes: Number(minutes) };
-  await call(JOBS, { json: body });
+  const { model, preset, minutes, ...rest } = Object.fromEntries(new FormData(newJob));
+  const meant = { model: model || newJob.elements.model.placeholder, preset: preset || null };
+  await call(JOBS, { json: { ...rest, ...meant, minutes: Number(minutes) } });
   await refresh();
 });
-on(newJob.elements.dataset, "change", suggestModel);
-
-function suggestModel() {
-  const { dataset, model } = newJob.elements;
-  if (!model.value && dataset.value) model.value = dataset.selectedOptions[0].text;
-}
 
 // Datasets
 
 function makeDataset(node, { id, name }) {
-  const details = $("details", node);
-  on(details, "toggle", async () => {
-    if (!details.open) return;
-    const { rejections } = await get(`${DATASETS}/${id}`);
-    const lines = (rejections ?? []).map(({ file, reason }) => {
-      return Object.assign(document.createElement("li"), { textContent: `${file}: ${reason}` });
-    });
-    $("ul", details).replaceChildren(...lines);
-  });
-  on($("[data-do=delete]", node), "click", async () => {
-    if (!confirm(`Delete the dataset ${name} and its images?`)) return;
-    await call(`${DATASETS}/${id}`, { method: "DELETE" });
-    await refresh();
+  acts(node, {
+    delete: async () => {
+      if (!confirm(`Delete the dataset ${name} and its images?`)) return;
+      await call(`${DATASETS}/${id}`, { method: "DELETE" });
+      await refresh();
+    },
+    rejections: async () => {
+      const { rejections } = await get(`${DATASETS}/${id}`);
+      const lines = rejections.map(({ file, reason }) => `${file}: ${reason}`);
+      read(`Rejected from ${name}`, lines.join("\n"));
+    },
   });
 }
 
 function showDataset(node, dataset) {
-  node.dataset.status = dataset.status;
   const { name, status, error, rejected } = dataset;
   const about = status === "ready" ? contents(dataset) : (error ?? "");
-  fill(node, { name, status, about, rejected: rejected ? `${rejected} rejected` : "" });
-  $("details", node).hidden = !rejected;
+  const count = rejected ? `${rejected.toLocaleString()} rejected` : "";
+  fill(node, { name, status, about, rejected: count });
   $("[data-do=delete]", node).hidden = status === "importing";
+  node.dataset.status = status;
 }
 
 function contents({ num_images: images, class_names: names, resolution, channels, converted }) {
@@ -130,21 +116,22 @@ function contents({ num_images: images, class_names: names, resolution, channels
 
 on(newDataset.elements.file, "change", () => {
   const { file, name } = newDataset.elements;
-  const stem = file.value.split(/[\\/]/).pop().replace(/\.zip$/i, "").toLowerCase();
+  const stem = file.files[0]?.name.replace(/\.zip$/i, "").toLowerCase() ?? "";
   if (!name.value) name.value = stem.replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+/, "");
 });
 on(newDataset, "submit", async (event) => {
   event.preventDefault();
-  const bar = $("progress", newDataset);
-  const button = $("button", newDataset);
-  bar.hidden = false;
-  button.disabled = true;
+  const [bar, button] = [$("progress", newDataset), $("button", newDataset)];
+  const busy = (is) => {
+    bar.hidden = !is;
+    button.disabled = is;
+  };
+  busy(true);
   try {
     await upload(DATASETS, new FormData(newDataset), (done) => (bar.value = done));
     newDataset.reset();
   } finally {
-    bar.hidden = true;
-    button.disabled = false;
+    busy(false);
   }
   await refresh();
 });
