@@ -37,9 +37,12 @@ class BatchObserver(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class _Ticket:
-    """One request in the queue. The batcher's thread alone touches what has a default."""
+    """One request in the queue. The batcher's thread alone touches what has a default.
+
+    taken: how many of its images are out of the queue, generated or being generated.
+    """
 
     loaded: Loaded
     n: int
@@ -112,7 +115,7 @@ class Batcher:
         """Generate n images and return what `finish` makes of them, (n, H, W, C) and classes (n,).
 
         `draw` gives latents (n, z_dim) and classes (n,). Both run in threads of the batcher, and
-        what they raise is raised here. Cancelling the call frees its place in the queue.
+        what they raise is raised here. Cancelling the call frees its place in the queue at once.
         Raises QueueFullError at once, UnavailableError after waiting too long.
         """
         loop = asyncio.get_running_loop()
@@ -120,6 +123,9 @@ class Batcher:
         self._enqueue(ticket)
         try:
             return await ticket.future
+        except asyncio.CancelledError:
+            self._withdraw(ticket)
+            raise
         finally:
             ticket.cancelled = True
 
@@ -141,8 +147,8 @@ class Batcher:
         while batch := self._next_batch():
             self._run_batch(batch)
 
-    def _next_batch(self) -> list[tuple[_Ticket, int]]:
-        """Tickets and how many images of each come next; empty when closed and drained."""
+    def _next_batch(self) -> list[tuple[_Ticket, slice]]:
+        """Tickets and which images of each come next; empty when closed and drained."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._closing)
@@ -174,10 +180,10 @@ class Batcher:
                 )
                 _settle([(ticket, error)])
 
-    def _take(self) -> list[tuple[_Ticket, int]]:
+    def _take(self) -> list[tuple[_Ticket, slice]]:
         """Up to a batch of images, all of the version the oldest ticket wants."""
         loaded, room = self._queue[0].loaded, self._max_batch_size
-        batch: list[tuple[_Ticket, int]] = []
+        batch: list[tuple[_Ticket, slice]] = []
         unfinished: list[_Ticket] = []
         skipped: list[_Ticket] = []
         while self._queue and room:
@@ -185,22 +191,23 @@ class Batcher:
             if ticket.loaded is not loaded:
                 skipped.append(ticket)
                 continue
-            count = min(room, ticket.n - ticket.taken)
-            batch.append((ticket, count))
-            room -= count
-            if ticket.taken + count < ticket.n:
+            part = slice(ticket.taken, min(ticket.taken + room, ticket.n))
+            batch.append((ticket, part))
+            room -= part.stop - part.start
+            ticket.taken = part.stop
+            if ticket.taken < ticket.n:
                 unfinished.append(ticket)
         self._queue.extendleft(reversed(skipped))
         self._queue.extend(unfinished)  # behind the others, which keeps large requests from
         self._queued_images -= self._max_batch_size - room  # starving small ones
         return batch
 
-    def _run_batch(self, batch: list[tuple[_Ticket, int]]) -> None:
+    def _run_batch(self, batch: list[tuple[_Ticket, slice]]) -> None:
         began = time.monotonic()
-        batch = [(ticket, count) for ticket, count in batch if _drawn(ticket)]
+        batch = [(ticket, part) for ticket, part in batch if _drawn(ticket)]
         if not batch:
             return
-        latents, classes = zip(*(_part(ticket, count) for ticket, count in batch), strict=True)
+        latents, classes = zip(*(_inputs(ticket, part) for ticket, part in batch), strict=True)
         try:
             images = batch[0][0].loaded.sampler(np.concatenate(latents), np.concatenate(classes))
         except Exception as error:  # noqa: BLE001 (told to each caller of the batch)
@@ -211,14 +218,14 @@ class Batcher:
         self._observer.batch(len(images), [began - t.queued_at for t, _ in batch], seconds)
         self._deal(batch, images)
 
-    def _deal(self, batch: list[tuple[_Ticket, int]], images: Pixels) -> None:
+    def _deal(self, batch: list[tuple[_Ticket, slice]], images: Pixels) -> None:
         complete: list[_Ticket] = []
         start = 0
-        for ticket, count in batch:
-            ticket.parts.append(images[start : start + count])
-            start += count
-            ticket.taken += count
-            if ticket.taken == ticket.n:
+        for ticket, part in batch:
+            end = start + part.stop - part.start
+            ticket.parts.append(images[start:end])
+            start = end
+            if part.stop == ticket.n:
                 complete.append(ticket)
         if complete:
             self._encoding.acquire()
@@ -233,12 +240,16 @@ class Batcher:
             self._encoding.release()
 
     def _fail(self, tickets: list[_Ticket], error: Exception) -> None:
-        with self._changed:
-            for ticket in tickets:
-                if ticket in self._queue:  # its other parts are still waiting
-                    self._queue.remove(ticket)
-                    self._queued_images -= ticket.n - ticket.taken
+        for ticket in tickets:
+            self._withdraw(ticket)
         _settle([(ticket, error) for ticket in tickets])
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Take what is still waiting of it out of the queue."""
+        with self._changed:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+                self._queued_images -= ticket.n - ticket.taken
 
 
 def _drawn(ticket: _Ticket) -> bool:
@@ -252,11 +263,11 @@ def _drawn(ticket: _Ticket) -> bool:
     return True
 
 
-def _part(ticket: _Ticket, count: int) -> tuple[Latents, Classes]:
+def _inputs(ticket: _Ticket, part: slice) -> tuple[Latents, Classes]:
     if ticket.inputs is None:
         raise AssertionError("a batch holds a request whose inputs were not drawn")
     z, c = ticket.inputs
-    return z[ticket.taken : ticket.taken + count], c[ticket.taken : ticket.taken + count]
+    return z[part], c[part]
 
 
 def _finished(ticket: _Ticket) -> Any:

@@ -58,6 +58,7 @@ def serve(
     """Serve images over HTTP, with one training worker beside."""
     from app.logs import configure_logs
     from app.server import run_server
+    from app.store.database import SchemaError
 
     settings = _settings(host=host, port=port, data_dir=data_dir, device=device)
     if settings.api_key is None and not is_loopback(settings.host):
@@ -70,8 +71,10 @@ def serve(
         run_server(settings)
     except BlockingIOError:
         _fail(f"another service uses {settings.data_dir}; stop it or give another --data-dir")
-    except (ValueError, OSError) as error:
+    except (ValueError, SchemaError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"cannot serve on {settings.host}:{settings.port} from {settings.data_dir}: {error}")
 
 
 @cli.command()
@@ -161,13 +164,14 @@ def sample(
 def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
     """Every registered version, with its Fréchet distance and whether it serves."""
     registry = Registry(data_dir / "models")
-    rows = [
-        {"model": model, "version": version, "champion": registry.champion(model) == version}
-        | {"created_at": registry.manifest(model, version)["created_at"]}
-        | {"fd_cnn": registry.metrics(model, version).get("fd_cnn")}
-        for model in registry.list_models()
-        for version in registry.versions(model)
-    ]
+    with _told_errors():
+        rows = [
+            {"model": model, "version": version, "champion": registry.champion(model) == version}
+            | {"created_at": registry.manifest(model, version)["created_at"]}
+            | {"fd_cnn": registry.metrics(model, version).get("fd_cnn")}
+            for model in registry.list_models()
+            for version in registry.versions(model)
+        ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

@@ -44,19 +44,36 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = replaced = False
+
         async def send_on(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
                 self._metrics.request(_route(scope), message["status"])
             await send(message)
 
-        if self._allowed(scope):
-            await self._app(scope, receive, send_on)
-        else:
+        async def send_problems(message: Message) -> None:
+            nonlocal replaced
+            if _is_plain_413(message):  # the framework's own, for a Content-Length over the limit
+                replaced = True
+                await problems.too_large(scope)(scope, receive, send_on)
+            elif not replaced:
+                await send_on(message)
+
+        if not self._allowed(scope):
             error = UnauthorizedError(
                 "this path wants the service's key; send it as 'Authorization: Bearer <key>'"
             )
             await problems.of(error)(scope, receive, send_on)
+            return
+        try:
+            await self._app(scope, receive, send_problems)
+        except Exception:
+            if not started:  # the answer will be made outside of this layer
+                self._metrics.request(_route(scope), 500)
+            raise
 
     def _allowed(self, scope: Scope) -> bool:
         if self._digest is None or scope["path"].startswith(PUBLIC_PREFIX):
@@ -65,6 +82,12 @@ class Edge:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return hmac.compare_digest(_digest(given), self._digest)
+
+
+def _is_plain_413(message: Message) -> bool:
+    if message["type"] != "http.response.start" or message["status"] != 413:
+        return False
+    return Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
 
 
 def _digest(key: str) -> bytes:

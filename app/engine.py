@@ -13,7 +13,12 @@ import torch
 from app import png
 from app.errors import NotFoundError, UnavailableError
 from training.model.checkpoint import CheckpointError, load_generator, read_manifest
-from training.model.registry import Registry, UnknownModelError, UnknownVersionError
+from training.model.registry import (
+    DamagedError,
+    Registry,
+    UnknownModelError,
+    UnknownVersionError,
+)
 from training.model.sampling import Certificate, Sampler
 
 log = structlog.get_logger(__name__)
@@ -66,6 +71,7 @@ class Engine:
         self._pinned: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._refused: dict[str, int] = {}
         self._loading = threading.Lock()
+        self._ordering = threading.Lock()  # of _pinned; never held for long
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +82,10 @@ class Engine:
         with self._loading:
             models = self._registry.list_models()
             for model in models:
-                self._follow(model)
+                try:
+                    self._follow(model)
+                except DamagedError as error:
+                    log.error("aliases refused", model=model, reason=str(error))
             for gone in self._champions.keys() - set(models):
                 del self._champions[gone]
 
@@ -93,7 +102,7 @@ class Engine:
         champion = self._champions.get(model)
         if champion is not None and version in (None, champion.version):
             return champion
-        return self._pinned.get((model, version)) if version is not None else None
+        return self._used(model, version) if version is not None else None
 
     def get(self, model: str, version: int | None) -> Loaded:
         """The champion, or a version by number, loaded from disk if need be (seconds).
@@ -116,17 +125,30 @@ class Engine:
             self._follow(model)
         except (UnknownModelError, UnknownVersionError) as error:
             raise NotFoundError(str(error), field="model") from error
-        except CheckpointError as error:
-            raise UnavailableError(f"{model}@{version} cannot be served: {error}") from error
+        except (CheckpointError, DamagedError) as error:
+            ref = model if version is None else f"{model}@{version}"
+            raise UnavailableError(f"{ref} cannot be served: {error}") from error
         if model not in self._champions:
             raise UnavailableError(f"no version of model {model!r} can be loaded; see the log")
         return self._champions[model]
 
     def _pin(self, loaded: Loaded) -> Loaded:
-        self._pinned[loaded.model, loaded.version] = loaded
-        while len(self._pinned) > self._max_loaded:
-            self._pinned.popitem(last=False)
+        with self._ordering:
+            self._pinned[loaded.model, loaded.version] = loaded
+            while len(self._pinned) > self._max_loaded:
+                self._pinned.popitem(last=False)
         return loaded
+
+    def _used(self, model: str, version: int) -> Loaded | None:
+        with self._ordering:
+            found = self._pinned.get((model, version))
+            if found is not None:
+                self._pinned.move_to_end((model, version))
+        return found
+
+    def _unpin(self, model: str, version: int) -> Loaded | None:
+        with self._ordering:
+            return self._pinned.pop((model, version), None)
 
     def _follow(self, model: str) -> None:
         wanted = self._registry.champion(model)
@@ -134,13 +156,13 @@ class Engine:
         if wanted is None or (current is not None and current.version == wanted):
             self._refused.pop(model, None)
             return
-        if self._refused.get(model) == wanted and current is not None:
+        refused = self._refused.get(model) == wanted and self._used(model, wanted) is None
+        if refused and current is not None:
             return
         for version in [wanted] if current is not None else self._candidates(model, wanted):
             try:
-                self._champions[model] = self._pinned.pop((model, version), None) or self._load(
-                    model, version
-                )
+                loaded = self._unpin(model, version) or self._load(model, version)
+                self._champions[model] = loaded
             except (CheckpointError, UnknownVersionError) as error:
                 log.error("version refused", model=model, version=version, reason=str(error))
                 self._refused[model] = wanted
@@ -161,7 +183,10 @@ class Engine:
         path = self._registry.path(model, version)
         generator, network = load_generator(path)
         manifest = _checked_manifest(path, network.num_classes)
-        sampler = Sampler(generator, network, self._device, self._max_batch_size)
+        try:
+            sampler = Sampler(generator, network, self._device, self._max_batch_size)
+        except (ValueError, RuntimeError) as error:  # NaN, or no room on the device
+            raise CheckpointError(f"{path} cannot be run: {error}") from error
         return Loaded(
             model=model,
             version=version,

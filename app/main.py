@@ -40,8 +40,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with running(settings, metrics) as context:
-            app.state.context = context
+        async with AsyncExitStack() as stack:
+            try:
+                app.state.context = await stack.enter_async_context(running(settings, metrics))
+            except BaseException as error:
+                app.state.startup_error = error  # for the server to raise: uvicorn keeps it back
+                raise
             yield
 
     app = FastAPI(
@@ -76,6 +80,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
     Raises BlockingIOError if another service uses the data directory.
     """
     async with AsyncExitStack() as stack:
+        device = pick_device(settings.device)
         await to_thread.run_sync(_prepare_dirs, settings)
         stack.enter_context(locked(settings.data_dir / "serve.lock", wait=False))
         store = await to_thread.run_sync(Store.open, settings.database_path)
@@ -84,7 +89,6 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
         await to_thread.run_sync(install_bundled, registry)
 
         torch.set_num_threads(settings.serving_threads or half_the_cores())
-        device = pick_device(settings.device)
         engine = Engine(
             registry,
             device,

@@ -10,14 +10,18 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.responses import Response
+from starlette.types import Scope
 
-from app.errors import NoisewellError, UnavailableError
+from app.errors import BadRequestError, NoisewellError, TooLargeError, UnavailableError
+from training.model.registry import DamagedError
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN = 80
+_TOLD = 10  # of the errors in one body: it may hold a hundred thousand
 
 
 def problem(
@@ -39,6 +43,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NoisewellError, _noisewell_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(DamagedError, _damaged)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -53,6 +58,17 @@ def of(error: NoisewellError) -> Response:
     return problem(error.status, error.title, error.code, error.detail, headers, **more)
 
 
+def too_large(scope: Scope) -> Response:
+    """The answer to a body over the limit of its route."""
+    limit = scope.get(MAX_BODY_SIZE_SCOPE_KEY)
+    return of(
+        TooLargeError(
+            f"the body is over the {limit} bytes allowed here; max_body_bytes (for datasets, "
+            "max_upload_bytes) sets how many"
+        )
+    )
+
+
 async def _noisewell_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, NoisewellError):
         raise error
@@ -63,9 +79,13 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     """422 naming field, value and what is allowed; `input` itself may hold NaN, so it is shown."""
     if not isinstance(error, RequestValidationError):
         raise error
-    errors = [_told(e) for e in error.errors()]
+    found = error.errors()
+    errors = [_told(e) for e in found[:_TOLD]]
     detail = "; ".join(f"{e['field']}: {e['message']}, got {e['value']}" for e in errors)
-    return problem(422, "Unprocessable Content", "invalid", detail, errors=errors)
+    if len(found) > _TOLD:
+        detail += f"; and {len(found) - _TOLD} more"
+    title = BadRequestError(detail).title
+    return problem(BadRequestError.status, title, BadRequestError.code, detail, errors=errors)
 
 
 def _told(error: Mapping[str, Any]) -> dict[str, str]:
@@ -87,12 +107,18 @@ def _shown(text: str, limit: int = _SHOWN) -> str:
 async def _http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == 413:
+        return too_large(request.scope)
     detail = str(error.detail)
     if error.status_code == 404:
         detail = f"nothing is at {_shown(request.url.path)!r}; see /openapi.json for what there is"
     title = HTTPStatus(error.status_code).phrase
-    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return problem(error.status_code, title, code or "http", detail, error.headers)
+
+
+async def _damaged(request: Request, error: Exception) -> Response:
+    return of(UnavailableError(str(error)))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

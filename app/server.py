@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 
-log = structlog.get_logger(__name__)
-
 GRACE_SEC = 25  # requests and streams that are still open after so long are cut
+
+log = structlog.get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -25,12 +25,14 @@ class _Server(uvicorn.Server):
         self._app = app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                log.info("listening", url=f"http://{shown}:{port}")
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # what uvicorn makes of any error of the lifespan
+            raise self._app.state.startup_error from None
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            log.info("listening", url=f"http://{shown}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if (context := getattr(self._app.state, "context", None)) is not None:
@@ -38,23 +40,29 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _was_handled(number: int, frame: FrameType | None) -> None:
-    log.info("stopped", signal=signal.Signals(number).name)
-
-
 def run_server(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, which end it in order and with exit code 0."""
-    # uvicorn raises a signal again once it has shut down; ending by it would look like a crash.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _was_handled)
+    """Serve until SIGTERM or SIGINT, which end it in order and with exit code 0.
+
+    Raises what kept the service from starting: OSError for the address, BlockingIOError if another
+    one uses the data directory, ValueError for the device, SchemaError for the database.
+    """
     app = create_app(settings)
+    # Critical only: our own handlers log what goes wrong in a request, and the errors of a start
+    # are raised below instead of being printed as a traceback.
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         access_log=False,
-        log_level="warning",
+        log_level="critical",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SEC,
     )
-    _Server(config, app).run()
+    # uvicorn raises a signal again once it has shut down; ending by it would look like a crash.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _was_handled)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.create_server((settings.host, settings.port), family=family) as listening:
+        _Server(config, app).run([listening])
+
+
+def _was_handled(number: int, frame: FrameType | None) -> None:
+    log.info("stopped", signal=signal.Signals(number).name)

@@ -5,6 +5,7 @@ several clients throughout, and checks every answer. With --kill it also kills t
 it started in the middle of the job, starts it again, and waits for the job to end.
 """
 
+import io
 import json
 import os
 import signal
@@ -14,7 +15,10 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +151,27 @@ class Clients:
         ]
 
 
+def check_same_bytes(service: Service) -> None:
+    """One seed alone, again, among 64 others, among 8 clients, and after a restart."""
+    one = {"model": "mnist@1", "class": "3"}
+    path = f"{service.url}/v1/models/mnist@1/images/7.png?class=3"
+    alone = httpx.get(path).content
+    batch = httpx.post(
+        f"{service.url}/v1/images", json={**one, "n": 65, "seed": 7, "response": "zip"}
+    )
+    with zipfile.ZipFile(io.BytesIO(batch.content)) as archive:
+        among_64 = archive.read(archive.namelist()[0])
+    with ThreadPoolExecutor(8) as clients:
+        together = set(clients.map(lambda _: httpx.get(path).content, range(64)))
+    service.stop()
+    service.start()
+    others = {httpx.get(path).content, among_64, *together}
+    print(f"seed 7 of class 3: {sha256(alone).hexdigest()[:16]}, {len(alone)} bytes, ", end="")
+    print("the same each time" if others == {alone} else "NOT the same each time")
+    if others != {alone}:
+        raise SystemExit(1)
+
+
 def upload(url: str, path: Path) -> str:
     with path.open("rb") as f:
         answer = httpx.post(
@@ -197,6 +222,7 @@ def main(
         service = Service(Path(scratch) / "data")
         print(f"first image {service.start():.1f} s after the command")
         try:
+            check_same_bytes(service)
             dataset = upload(service.url, images)
             sampling = None if kill else Clients(service.url, "mnist", clients)
             job = submit(

@@ -1,4 +1,4 @@
-"""Owns what the tests of serving stand on: tiny registered generators and an app without sockets."""
+"""Owns what the tests of serving stand on: tiny generators and an app without sockets."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import torch
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
@@ -22,6 +23,10 @@ from training.model.networks.config import NetworkConfig
 from training.model.registry import Registry
 
 torch.set_num_threads(1)
+# The default draws every local variable of a traceback, which takes seconds.
+structlog.configure(
+    [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+)
 
 # "1" is a name and, as cat's place, an index too.
 CLASSES = ("1", "cat", "dog")
@@ -100,11 +105,14 @@ class Service:
 
 
 @contextmanager
-def run_service(data_dir: Path, **settings: Any) -> Iterator[Service]:
+def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
     values = {"data_dir": data_dir, "device": "cpu", "start_worker": False, "serving_threads": 1}
+    values |= {"max_queue_wait_ms": 60_000}
     # Aliases are looked at when a test says so, never by the clock.
     app = create_app(Settings.model_validate({**values, "poll_sec": 3600, **settings}))
     with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("app.main.install_bundled", lambda registry: None)  # it would only take time
         portal = stack.enter_context(start_blocking_portal())
         lifespan = app.router.lifespan_context(app)
         stack.enter_context(portal.wrap_async_context_manager(lifespan))
@@ -113,11 +121,10 @@ def run_service(data_dir: Path, **settings: Any) -> Iterator[Service]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_of_this_machine() -> Iterator[None]:
-    """No setting of the shell reaches a test, and no app installs the generators in the box."""
+    """No setting of the shell reaches a test."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.upper().startswith("NOISEWELL_")]:
             patch.delenv(name)
-        patch.setattr("app.main.install_bundled", lambda registry: None)
         yield
 
 
@@ -133,6 +140,12 @@ def make_files() -> Callable[..., tuple[dict[str, bytes], dict[str, Any]]]:
     return toy_version
 
 
+@pytest.fixture(scope="session")
+def run_service() -> Callable[..., Any]:
+    """`with run_service(data_dir, **settings) as service:` runs the app."""
+    return running
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """An empty registry, where `start` looks."""
@@ -144,7 +157,7 @@ def start(tmp_path: Path) -> Callable[..., Any]:
     """`with start(**settings) as service:` runs the app on the test's data directory."""
 
     def run(**settings: Any) -> Any:
-        return run_service(tmp_path / "data", **settings)
+        return running(tmp_path / "data", **settings)
 
     return run
 
@@ -157,5 +170,5 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     for weights in range(3):
         add_toy(registry, weights=weights)
     add_toy(registry, "plain", classes=(), channels=3)
-    with run_service(data_dir) as service:
+    with running(data_dir) as service:
         yield service

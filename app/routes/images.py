@@ -35,25 +35,26 @@ async def get_image(
     request: Request,
     ctx: Ctx,
     model: Annotated[str, Path(max_length=96, description="mnist, mnist@2 or mnist@champion")],
-    seed: Annotated[str, Path(pattern=r"^\d{1,16}$", description="0 … 2^53-1")],
+    seed: Annotated[str, Path(pattern=r"^[0-9]{1,16}$", description="0 … 2^53-1")],
     class_: Annotated[str | None, Query(alias="class", max_length=255)] = None,
     truncation: Truncation = 1.0,
 ) -> Response:
     """The image of a seed. A pinned version's URL never changes what it answers."""
-    if int(seed) > MAX_SEED:
+    number = int(seed)
+    if number > MAX_SEED:
         raise BadRequestError(f"seed is {seed}; expected 0 to {MAX_SEED}", field="seed")
     pinned = split_ref(model)[1] is not None
     loaded = await _loaded(ctx, model)
     classes = None if class_ is None else np.array([class_from_text(loaded, class_)], np.int64)
-    ask = Ask(loaded, [int(seed)], None, classes, truncation)
+    ask = Ask(loaded, [number], None, classes, truncation)
     etag = _etag(ask)
     visibility = "private" if ctx.settings.api_key else "public"
     headers = {
         **_headers(loaded),
-        "X-Seed": seed,
+        "X-Seed": str(number),
         "ETag": etag,
         "Cache-Control": f"{visibility}, {_MAX_AGE}" if pinned else "no-cache",
-        "Content-Location": _pinned_url(loaded, seed, class_, truncation),
+        "Content-Location": _pinned_url(loaded, number, class_, truncation),
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
@@ -142,11 +143,12 @@ async def _loaded(ctx: Context, ref: str) -> Loaded:
 
 def _check_size(ctx: Context, loaded: Loaded, n: int) -> None:
     settings, resolution = ctx.settings, loaded.sampler.config.img_resolution
-    if n > settings.max_images_per_request:
-        limit = settings.max_images_per_request
-        raise BadRequestError(
-            f"n is {n}; max_images_per_request allows {limit}; ask several times", field="n"
-        )
+    for name, limit in (
+        ("max_images_per_request", settings.max_images_per_request),
+        ("max_queue_size", settings.max_queue_size),  # more would never fit
+    ):
+        if n > limit:
+            raise BadRequestError(f"n is {n}; {name} allows {limit}; ask several times", field="n")
     pixels = n * resolution**2
     if pixels > settings.max_pixels_per_request:
         limit = settings.max_pixels_per_request
@@ -211,7 +213,7 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
     return "*" in candidates or etag in candidates
 
 
-def _pinned_url(loaded: Loaded, seed: str, class_: str | None, truncation: float) -> str:
+def _pinned_url(loaded: Loaded, seed: int, class_: str | None, truncation: float) -> str:
     query = {} if class_ is None else {"class": class_}
     if truncation != 1.0:
         query["truncation"] = repr(truncation)

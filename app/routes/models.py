@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
@@ -38,13 +38,13 @@ def get_version(model: str, version: int, ctx: Ctx) -> Version:
 
 
 @router.get("/{model}/versions/{version}/card")
-def get_card(model: str, version: int, ctx: Ctx) -> Response:
+def get_version_card(model: str, version: int, ctx: Ctx) -> Response:
     """The model card, in Markdown."""
     return FileResponse(_file(ctx, model, version, "card.md"), media_type="text/markdown")
 
 
 @router.get("/{model}/versions/{version}/samples.png")
-def get_samples(model: str, version: int, ctx: Ctx) -> Response:
+def get_version_samples(model: str, version: int, ctx: Ctx) -> Response:
     """The grid of fixed seeds made when the version was registered."""
     return FileResponse(_file(ctx, model, version, "samples.png"), media_type="image/png")
 
@@ -60,10 +60,13 @@ def promote(model: str, body: Promotion, ctx: Ctx) -> Model:
 
 
 @router.post("/{model}/rollback")
-def rollback(model: str, request: Request, ctx: Ctx) -> Model:
-    """Serve the version that was champion before."""
+def rollback(model: str, ctx: Ctx) -> Model:
+    """Serve the version that was champion before. It is loaded first; a broken one is refused."""
     _versions(ctx, model)
     try:
+        previous = ctx.registry.aliases(model).get("previous")
+        if previous is not None:
+            ctx.engine.get(model, previous)
         ctx.registry.rollback(model)
     except UnknownVersionError as error:
         raise ConflictError(str(error)) from error

@@ -18,6 +18,7 @@ from app.store.store import Store
 from app.worker import Worker, default_trainer_command
 from training.model.files import locked
 from training.model.registry import FILES, Registry
+from training.model.threads import half_the_cores
 
 PATIENCE_SEC = 30.0
 ROOT = Path(__file__).parents[2]
@@ -165,7 +166,8 @@ def test_the_trainer_is_told_all_a_job_asks_for(house: House) -> None:
     assert command == (
         f"{sys.executable} -m training.train --data {data_dir}/datasets/ds_1 --run-dir runs/x"
         f" --preset tiny --kimg 2.5 --seed 0 --model mnist --data-dir {data_dir}"
-        f" --promote if_better --job {job.id} --device auto --until fd=3.5"
+        f" --promote if_better --job {job.id} --device auto"
+        f" --threads {half_the_cores()} --until fd=3.5"
         " --set lr=0.0001 --set bf16=true --set gan=rp --exit-with-stdin"
     ).split(" ")
 

@@ -1,0 +1,219 @@
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from app.cli import cli
+from training.model.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """Verbs log to a stderr that ends with the test."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def run(*args: object, **env: str) -> Result:
+    return CliRunner().invoke(cli, [str(arg) for arg in args], env=env)
+
+
+def refused(result: Result) -> str:
+    """The one line of an error a person can mend."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    return result.stderr
+
+
+# serve
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.com", ""])
+def test_serving_beyond_this_machine_wants_a_key(tmp_path: Path, host: str) -> None:
+    told = refused(run("serve", "--host", host, "--data-dir", tmp_path / "data"))
+    assert "without a key" in told
+    assert "NOISEWELL_API_KEY=$(openssl rand -hex 32)" in told
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_no_key(tmp_path: Path, key: str) -> None:
+    result = run("serve", "--host", "0.0.0.0", "--data-dir", tmp_path, NOISEWELL_API_KEY=key)
+    assert "without a key" in refused(result)
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "told"),
+    [
+        (("--port", 70000), {}, "port is 70000"),
+        (("--device", "tpu"), {}, "device is 'tpu'"),
+        ((), {"NOISEWELL_MAX_BATCH_SIZE": "0"}, "max_batch_size is '0'"),
+        ((), {"NOISEWELL_MAX_QUEUE_WAIT_MS": "soon"}, "max_queue_wait_ms is 'soon'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(tmp_path: Path, args, env, told: str) -> None:
+    assert told in refused(run("serve", "--data-dir", tmp_path, *args, **env))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have the device")
+def test_a_device_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    told = run_for_real("serve", "--data-dir", tmp_path, "--device", "mps", "--port", 0)
+    assert "device 'mps' is not available" in told
+
+
+def test_a_second_service_on_the_same_data_is_refused_in_one_line(tmp_path: Path, start) -> None:
+    with start():
+        told = run_for_real("serve", "--data-dir", tmp_path / "data", "--port", 0)
+    assert f"another service uses {tmp_path / 'data'}" in told
+
+
+def run_for_real(*args: object) -> str:
+    """Like `refused`, in a process of its own, which may have logged before."""
+    command = [sys.executable, "-m", "app.cli", *(str(arg) for arg in args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    (told,) = (line for line in done.stderr.splitlines() if not line.startswith("{"))
+    assert told.startswith("Error: ")
+    return told
+
+
+# sample
+
+
+@pytest.fixture
+def data_dir(registry: Registry, make_version: Callable[..., int]) -> Path:
+    """Where toy 1 (champion), 2 and 3 are."""
+    for weights in range(3):
+        make_version(registry, weights=weights)
+    return registry.root.parent
+
+
+def sample(data_dir: Path, *args: object, seeds: str = "7") -> Result:
+    options = ("--data-dir", data_dir, "--out", data_dir / "out", "--seeds", seeds)
+    return run("sample", "--model", "toy", *options, *args)
+
+
+def test_samples_are_the_bytes_that_the_service_answers(data_dir: Path, start) -> None:
+    result = sample(data_dir, "--class", "cat", "--truncation", 0.5, seeds="0-99")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"100 images of toy@1 in {data_dir / 'out'}\n"
+    with start() as service:
+        for seed in (0, 7, 63, 64, 99):
+            query = {"class": "cat", "truncation": 0.5}
+            answer = service.get(f"/v1/models/toy/images/{seed}.png", params=query)
+            assert (data_dir / "out" / f"seed-{seed}.png").read_bytes() == answer.content
+
+
+def test_a_grid_shows_all_samples(data_dir: Path) -> None:
+    grid = data_dir / "grid.png"
+    assert sample(data_dir, "--grid", grid, seeds="0-4").exit_code == 0
+    with Image.open(grid) as shown, Image.open(data_dir / "out" / "seed-4.png") as last:
+        assert shown.size == (24, 16)
+        assert np.array_equal(np.asarray(shown)[8:16, 8:16], np.asarray(last))
+
+
+def test_a_version_by_number_is_sampled(data_dir: Path) -> None:
+    result = sample(data_dir, "--model", "toy@3")
+    assert "1 images of toy@3" in result.stdout
+    with Image.open(io.BytesIO((data_dir / "out" / "seed-7.png").read_bytes())) as image:
+        image.load()
+        assert json.loads(image.info["noisewell"])["version"] == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--model", "cat"), "Model 'cat' is not registered; registered: toy."),
+        (("--model", "toy@9"), "Model version 9 of 'toy' is not registered; registered: 1, 2, 3."),
+        (("--model", "toy@x"), "expected a number or 'champion'"),
+        (("--model", "../toy"), "is not registered"),
+        (("--class", "bird"), "class 'bird' of toy@1 does not exist"),
+        (("--truncation", "0"), "--truncation 0; expected above 0 and at most 1"),
+        (("--truncation", "nan"), "--truncation nan"),
+        (("--seeds", "3-1"), "--seeds '3-1'"),
+        (("--seeds", "-1"), "--seeds '-1'"),
+        (("--seeds", "x"), "--seeds 'x'"),
+        (("--seeds", str(2**53)), "below 2^53"),
+        (("--device", "tpu"), "device 'tpu' is not available"),
+    ],
+)
+def test_what_cannot_be_sampled_is_named(data_dir: Path, args, told: str) -> None:
+    assert told in refused(sample(data_dir, *args))
+    assert not (data_dir / "out").exists()
+
+
+# models
+
+
+def test_models_are_listed_for_programs_and_for_people(data_dir: Path) -> None:
+    rows = json.loads(run("models", "list", "--json", "--data-dir", data_dir).stdout)
+    assert [(row["model"], row["version"], row["champion"]) for row in rows] == [
+        ("toy", 1, True),
+        ("toy", 2, False),
+        ("toy", 3, False),
+    ]
+    assert rows[0]["fd_cnn"] == 1.5
+    shown = run("models", "list", "--data-dir", data_dir).stdout
+    assert "toy" in shown
+    assert "champion" in shown
+
+
+def test_a_place_without_models_lists_none(tmp_path: Path) -> None:
+    assert json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout) == []
+
+
+def test_a_model_is_shown_by_its_card_or_as_json(data_dir: Path) -> None:
+    assert run("models", "show", "toy", "--data-dir", data_dir).stdout == "# A toy\n\n"
+    shown = json.loads(run("models", "show", "toy@2", "--json", "--data-dir", data_dir).stdout)
+    assert (shown["version"], shown["metrics"]) == (2, {"fd_cnn": 1.5})
+
+
+def test_promotion_and_rollback_move_the_champion(data_dir: Path, registry: Registry) -> None:
+    result = run("models", "promote", "toy@3", "--data-dir", data_dir)
+    assert (result.exit_code, result.stdout) == (0, "toy@3 is the champion\n")
+    assert registry.champion("toy") == 3
+    result = run("models", "rollback", "toy", "--data-dir", data_dir)
+    assert (result.exit_code, result.stdout) == (0, "toy@1 is the champion again\n")
+    assert registry.champion("toy") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("show", "cat"), "Model 'cat' is not registered"),
+        (("show", "toy@9"), "version 9 of 'toy' is not registered"),
+        (("promote", "toy@9"), "version 9 of 'toy' is not registered"),
+        (("promote", "toy@x"), "of 'toy' is not registered"),
+        (("promote", "../toy@1"), "is not registered"),
+        (("rollback", "cat"), "Model 'cat' is not registered"),
+        (("rollback", "toy"), "no previous version"),
+    ],
+)
+def test_what_is_not_there_is_named(data_dir: Path, registry: Registry, args, told: str) -> None:
+    assert told in refused(run("models", *args, "--data-dir", data_dir))
+    assert registry.aliases("toy") == {"champion": 1}
+
+
+# Verbs that run a process of training
+
+
+def test_a_verb_of_training_ends_as_its_process_ended(tmp_path: Path) -> None:
+    assert run("data", "inspect", tmp_path / "missing.zip").exit_code == 2
+
+
+def test_every_verb_has_help() -> None:
+    for verb in ("serve", "worker", "sample", "models", "data"):
+        result = run(verb, "--help")
+        assert (result.exit_code, "Usage" in result.stdout) == (0, True)

@@ -1,0 +1,205 @@
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.edge import Edge, is_loopback
+from app.metrics import Metrics
+
+KEY = "correct horse battery staple"
+PUBLIC = {"/health/live", "/health/ready"}
+
+
+@pytest.fixture(scope="module")
+def locked_service(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[Any]:
+    """A service that wants KEY."""
+    with run_service(tmp_path_factory.mktemp("locked"), api_key=KEY) as service:
+        yield service
+
+
+def doors(service) -> list[tuple[str, str]]:
+    """Every method × path there is, with something in place of the parameters."""
+    found = [("GET", "/static/studio.css"), ("HEAD", "/static/x")]  # a mount has no routes
+    for route in iter_route_contexts(service.app.routes):
+        path = re.sub(r"\{.*?\}", "1", route.path or "")
+        found += [(method, path) for method in route.methods or ()]
+    return found
+
+
+def test_without_the_key_every_door_but_the_probes_is_shut(locked_service) -> None:
+    found = doors(locked_service)
+    assert len(found) > 25
+    assert {path for _, path in found} >= PUBLIC | {"/", "/docs", "/openapi.json", "/metrics"}
+    for answer in locked_service.together([(method, path, {}) for method, path in found]):
+        path = answer.request.url.path
+        assert (answer.status_code == 401) == (path not in PUBLIC), path
+
+
+def test_no_method_and_no_path_slips_by(locked_service) -> None:
+    asked = [(method, "/v1/models", {}) for method in ("OPTIONS", "TRACE", "PATCH", "HEAD", "X")]
+    for path in ("/nowhere", "/healthy", "/health", "/Health/live", "//health/live", "/v1/health/"):
+        asked.append(("GET", path, {}))
+    for answer in locked_service.together(asked):
+        assert answer.status_code == 401, answer.request.url
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/../v1/models", "/health/%2e%2e/v1/models", "/health//v1/models", "/health/x"]
+)
+def test_a_path_that_only_begins_like_a_probe_leads_nowhere(locked_service, path: str) -> None:
+    async def ask() -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = make_scope(path)
+        await locked_service.app(scope, receive_nothing, send)
+        return sent
+
+    assert locked_service.portal.call(ask)[0]["status"] == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"bearer  {KEY} "},
+        {"X-API-Key": KEY},
+        {"Authorization": "Basic dXNlcjpwdw==", "X-API-Key": KEY},
+    ],
+)
+def test_the_key_opens_every_door(locked_service, headers: dict[str, str]) -> None:
+    assert locked_service.get("/v1/models", headers=headers).status_code == 200
+    for method, path in doors(locked_service):
+        answer = locked_service.request(method, path, headers=headers)
+        assert answer.status_code != 401, path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {KEY}x"},
+        {"Authorization": f"Bearer {KEY[:-1]}"},
+        {"Authorization": "Bearer wrong", "X-API-Key": KEY},
+        {"X-API-Key": ""},
+        {"X-API-Key": KEY.upper()},
+        {"X-API-Key": "\xff"},
+        {"Cookie": f"key={KEY}"},
+    ],
+)
+def test_a_wrong_key_opens_none(locked_service, headers: dict[str, str]) -> None:
+    raw = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = locked_service.get("/v1/models", headers=raw)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="noisewell"'
+    assert "Authorization: Bearer" in answer.json()["detail"]
+
+
+def test_a_key_in_the_url_is_no_key(locked_service) -> None:
+    assert locked_service.get("/v1/models", params={"api_key": KEY}).status_code == 401
+
+
+def test_without_a_key_set_all_doors_are_open(toy) -> None:
+    assert toy.get("/v1/models").status_code == 200
+    assert toy.get("/v1/models", headers={"X-API-Key": "whatever"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/v1/models", "/nowhere", "/docs"])
+def test_no_answer_is_sniffed(locked_service, toy, path: str) -> None:
+    for service in (toy, locked_service):
+        assert service.get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("192.168.0.7", False),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("127.1", False),
+        ("example.com", False),
+    ],
+)
+def test_only_this_machine_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
+
+
+# The layer alone
+
+
+def make_scope(path: str = "/", kind: str = "http") -> Scope:
+    return {
+        "type": kind,
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("localhost", 80),
+    }
+
+
+async def receive_nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def send_through(app: ASGIApp, metrics: Metrics, scope: Scope) -> list[Message]:
+    """What the edge sends when `app` stands behind it."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(Edge(app, None, metrics)(scope, receive_nothing, send))  # type: ignore[arg-type]
+    return sent
+
+
+async def crash(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("boom")
+
+
+def test_a_request_that_crashes_is_counted_too() -> None:
+    metrics = Metrics()
+    with pytest.raises(RuntimeError, match="boom"):
+        send_through(crash, metrics, make_scope())
+    assert b'noisewell_requests_total{route="other",status="500"} 1.0' in metrics.text()
+
+
+def test_web_sockets_are_closed() -> None:
+    sent = send_through(crash, Metrics(), make_scope(kind="websocket"))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_requests_are_counted_by_route_not_by_path(registry, make_version, start) -> None:
+    make_version(registry)
+    with start() as service:
+        for i in range(20):
+            service.get(f"/v1/models/toy/images/{i}.png")
+            service.get(f"/nowhere/{i}")
+            service.get(f"/v1/models/unknown-{i}")
+        text = service.get("/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("noisewell_requests_total")]
+    assert sorted(lines) == [
+        'noisewell_requests_total{route="/v1/models/{model}",status="404"} 20.0',
+        'noisewell_requests_total{route="/v1/models/{model}/images/{seed}.png",status="200"} 20.0',
+        'noisewell_requests_total{route="other",status="404"} 20.0',
+    ]

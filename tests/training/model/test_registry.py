@@ -1,0 +1,269 @@
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from training.model.files import sha256_bytes
+from training.model.registry import FILES, Registry, UnknownModelError, UnknownVersionError
+
+CONTENT = {name: name.encode() for name in FILES}
+MANIFEST = {"class_names": ["a"], "num_parameters": 1}
+
+
+def register(registry: Registry, run_id: str, model: str = "toy") -> int:
+    return registry.register(model, CONTENT, MANIFEST, run_id)
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+# Registering
+
+
+def test_a_version_holds_what_was_given_and_what_was_computed(registry: Registry) -> None:
+    assert register(registry, "r1") == 1
+    folder = registry.path("toy", 1)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in FILES} == CONTENT
+    manifest = registry.manifest("toy", 1)
+    assert (manifest["model"], manifest["version"], manifest["run_id"]) == ("toy", 1, "r1")
+    assert manifest["class_names"] == ["a"]
+    assert manifest["digest"] == sha256_bytes(CONTENT["generator.safetensors"])
+    assert manifest["files"] == {name: sha256_bytes(data) for name, data in CONTENT.items()}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created_at"])
+
+
+def test_a_manifest_cannot_talk_over_what_is_computed(registry: Registry) -> None:
+    old = {"model": "other", "version": 9, "digest": "0", "files": {}, "run_id": "other"}
+    registry.register("toy", CONTENT, old, "r1")
+    manifest = registry.manifest("toy", 1)
+    assert (manifest["model"], manifest["version"], manifest["run_id"]) == ("toy", 1, "r1")
+    assert manifest["digest"] == sha256_bytes(CONTENT["generator.safetensors"])
+    assert manifest["files"].keys() == set(FILES)
+
+
+def test_registering_a_run_again_gives_its_version_back(registry: Registry) -> None:
+    assert [register(registry, run) for run in ("r1", "r2", "r1", "r2", "r3")] == [1, 2, 1, 2, 3]
+    assert registry.versions("toy") == [1, 2, 3]
+    assert registry.find_run("toy", "r2") == 2
+    assert registry.find_run("toy", "r9") is None
+
+
+def test_runs_are_told_apart_within_their_model(registry: Registry) -> None:
+    assert register(registry, "r1", "cats") == register(registry, "r1", "dogs") == 1
+    assert registry.list_models() == ["cats", "dogs"]
+
+
+def test_the_first_version_of_a_model_becomes_champion(registry: Registry) -> None:
+    register(registry, "r1")
+    register(registry, "r2")
+    assert registry.champion("toy") == 1
+    assert registry.aliases("toy") == {"champion": 1}
+
+
+def test_a_crash_between_publishing_and_pointing_is_mended(registry: Registry) -> None:
+    register(registry, "r1")
+    (registry.root / "toy" / "aliases.json").unlink()
+    assert registry.champion("toy") is None
+    assert register(registry, "r1") == 1
+    assert registry.champion("toy") == 1
+
+
+def test_a_crash_while_publishing_leaves_nothing_to_be_seen(registry: Registry) -> None:
+    (registry.root / "toy" / ".version.123.abc.tmp").mkdir(parents=True)
+    assert registry.list_models() == []
+    with pytest.raises(UnknownModelError):
+        registry.versions("toy")
+    assert register(registry, "r1") == 1
+
+
+def test_a_failed_write_leaves_no_version(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(registry, "r1")
+    before = everything(registry.root)
+
+    def fail(staged: Path, final: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.model.registry.publish_dir", fail)
+    with pytest.raises(OSError, match="No space"):
+        register(registry, "r2")
+    assert everything(registry.root) == before
+
+
+@pytest.mark.parametrize("files", [{}, {"card.md": b""}, {**CONTENT, "../../evil": b""}])
+def test_a_version_is_made_of_its_four_files(registry: Registry, files: dict[str, bytes]) -> None:
+    with pytest.raises(ValueError, match="a version is made of"):
+        registry.register("toy", files, MANIFEST, "r1")
+    assert not registry.root.exists()
+
+
+def test_a_damaged_manifest_stops_no_other_version(registry: Registry) -> None:
+    register(registry, "r1")
+    register(registry, "r2")
+    (registry.path("toy", 1) / "manifest.json").write_bytes(b"\xff{")
+    assert registry.find_run("toy", "r2") == 2
+    assert register(registry, "r3") == 3
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../x", "a/b", "a\\b", "/etc", "A", "ünder", "-a", ".a", "_a", "a b"),
+        *("a\n", "a\0", "a" * 64, "\ud800", "a@1", "٣"),
+    ],
+)
+def test_a_hostile_name_is_refused_and_touches_nothing(registry: Registry, name: str) -> None:
+    with pytest.raises(ValueError, match="is not allowed; use 1 to 63"):
+        register(registry, "r1", name)
+    attempts: list[Callable[[], object]] = [
+        lambda: registry.versions(name),
+        lambda: registry.path(name, 1),
+        lambda: registry.manifest(name, 1),
+        lambda: registry.aliases(name),
+        lambda: registry.promote(name, 1, ""),
+        lambda: registry.rollback(name),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UnknownModelError, match="is not registered"):
+            attempt()
+    assert not registry.root.exists()
+
+
+@pytest.mark.parametrize("name", ["a", "0", "mnist", "a.b_c-d", "a" * 63])
+def test_an_ordinary_name_is_taken(registry: Registry, name: str) -> None:
+    register(registry, "r1", name)
+    assert registry.list_models() == [name]
+
+
+def test_other_folders_are_no_models_and_no_versions(registry: Registry) -> None:
+    register(registry, "r1")
+    for folder in ("Toy/1", ".hidden/1", "empty", "toy/01", "toy/0", "toy/-1", "toy/x", "toy/1.0"):
+        (registry.root / folder).mkdir(parents=True)
+    assert registry.list_models() == ["toy"]
+    assert registry.versions("toy") == [1]
+
+
+def test_what_is_not_registered_is_named_with_what_is(registry: Registry) -> None:
+    with pytest.raises(UnknownModelError, match="'toy' is not registered; registered: none yet"):
+        registry.versions("toy")
+    register(registry, "r1")
+    register(registry, "r2")
+    with pytest.raises(UnknownModelError, match="'cat' is not registered; registered: toy"):
+        registry.path("cat", 1)
+    with pytest.raises(UnknownVersionError, match=r"version 9 of 'toy'.*registered: 1, 2"):
+        registry.path("toy", 9)
+    with pytest.raises(UnknownVersionError):
+        registry.promote("toy", 3, "")
+
+
+def test_versions_are_in_numeric_order(registry: Registry) -> None:
+    for i in range(11):
+        register(registry, f"r{i}")
+    assert registry.versions("toy") == list(range(1, 12))
+
+
+# Aliases
+
+
+@pytest.fixture
+def three(registry: Registry) -> Registry:
+    for run in ("r1", "r2", "r3"):
+        register(registry, run)
+    return registry
+
+
+def test_promotion_remembers_the_one_before(three: Registry) -> None:
+    three.promote("toy", 3, "better")
+    assert three.aliases("toy") == {"champion": 3, "previous": 1}
+    stored = json.loads((three.root / "toy" / "aliases.json").read_text())
+    assert stored["reason"] == "better"
+
+
+def test_promoting_the_champion_changes_nothing(three: Registry) -> None:
+    three.promote("toy", 2, "better")
+    three.promote("toy", 2, "again")
+    assert three.aliases("toy") == {"champion": 2, "previous": 1}
+
+
+def test_rollback_goes_back_and_forth(three: Registry) -> None:
+    three.promote("toy", 2, "better")
+    assert [three.rollback("toy") for _ in range(3)] == [1, 2, 1]
+    assert three.aliases("toy") == {"champion": 1, "previous": 2}
+
+
+def test_there_is_no_rollback_before_a_promotion(three: Registry) -> None:
+    with pytest.raises(UnknownVersionError, match="no previous version"):
+        three.rollback("toy")
+    assert three.aliases("toy") == {"champion": 1}
+
+
+def test_an_alias_never_names_what_was_deleted(three: Registry) -> None:
+    three.promote("toy", 2, "better")
+    (three.path("toy", 1)).rename(three.root / "gone")
+    assert three.aliases("toy") == {"champion": 2}
+    with pytest.raises(UnknownVersionError):
+        three.rollback("toy")
+
+
+def test_a_reader_always_finds_one_champion(three: Registry) -> None:
+    done = threading.Event()
+    seen: list[dict[str, int]] = []
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(three.aliases("toy"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(60):
+        three.promote("toy", 1 + i % 3, "turn")
+        if i % 5 == 4:
+            three.rollback("toy")
+    done.set()
+    reader.join()
+    assert {aliases.get("champion") for aliases in seen} <= {1, 2, 3}
+    assert all(aliases["champion"] != aliases.get("previous") for aliases in seen)
+
+
+# Several at once
+
+
+def test_threads_that_register_at_once_get_versions_of_their_own(registry: Registry) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        versions = list(pool.map(lambda i: register(registry, f"r{i}"), range(32)))
+    assert sorted(versions) == registry.versions("toy") == list(range(1, 33))
+    assert registry.champion("toy") == 1
+
+
+def test_processes_that_register_at_once_get_versions_of_their_own(registry: Registry) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from training.model.registry import FILES, Registry\n"
+        "registry, me = Registry(Path(sys.argv[1])), sys.argv[2]\n"
+        "content = {name: name.encode() for name in FILES}\n"
+        "for i in range(5): print(registry.register('toy', content, {}, f'{me}-{i % 4}'))"
+    )
+    command = [sys.executable, "-c", code, str(registry.root)]
+    started = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
+    ]
+    given = [[int(line) for line in process.communicate()[0].split()] for process in started]
+    assert all(versions[0] == versions[4] for versions in given)  # the same run
+    assert sorted(v for versions in given for v in versions[:4]) == list(range(1, 17))
+    assert registry.versions("toy") == list(range(1, 17))
+
+
+def test_the_registry_needs_no_torch() -> None:
+    code = "import sys, training.model.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.call([sys.executable, "-c", code]) == 0
