@@ -25,7 +25,11 @@ async def ready(ctx: Ctx) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 def metrics(ctx: Ctx) -> Response:
     """Prometheus' text format."""
     return Response(ctx.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

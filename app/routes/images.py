@@ -21,16 +21,21 @@ from app.batcher import Classes, Latents, Pixels
 from app.context import Context, Ctx
 from app.engine import Loaded
 from app.errors import BadRequestError, ClientGoneError
-from app.schemas import MAX_SEED, ImagesRequest, Truncation
+from app.schemas import MAX_SEED, Images, ImagesRequest, Truncation
 from training.model.grid import make_grid
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
 T = TypeVar("T")
+_MEDIA_TYPES = (*png.MEDIA_TYPES.values(), "application/zip", "application/octet-stream")
 _MAX_AGE = "max-age=31536000, immutable"
 
 
-@router.get("/models/{model}/images/{seed}.png", response_class=Response)
+@router.get(
+    "/models/{model}/images/{seed}.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, 304: {"description": "As you have it"}},
+)
 async def get_image(
     request: Request,
     ctx: Ctx,
@@ -66,7 +71,11 @@ async def get_image(
     return Response(data, headers=headers, media_type="image/png")
 
 
-@router.post("/images", response_class=Response)
+@router.post(
+    "/images",
+    response_class=Response,
+    responses={200: {"content": {kind: {} for kind in _MEDIA_TYPES}, "model": Images}},
+)
 async def create_images(request: Request, ctx: Ctx, body: ImagesRequest) -> Response:
     """n images in one answer: a single file, a grid, a zip, JSON with base64, or an .npy array."""
     loaded = await _loaded(ctx, body.model)

@@ -37,13 +37,21 @@ def get_version(model: str, version: int, ctx: Ctx) -> Version:
     return _version(ctx, model, version)
 
 
-@router.get("/{model}/versions/{version}/card")
+@router.get(
+    "/{model}/versions/{version}/card",
+    response_class=Response,
+    responses={200: {"content": {"text/markdown": {}}}},
+)
 def get_version_card(model: str, version: int, ctx: Ctx) -> Response:
     """The model card, in Markdown."""
     return FileResponse(_file(ctx, model, version, "card.md"), media_type="text/markdown")
 
 
-@router.get("/{model}/versions/{version}/samples.png")
+@router.get(
+    "/{model}/versions/{version}/samples.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
 def get_version_samples(model: str, version: int, ctx: Ctx) -> Response:
     """The grid of fixed seeds made when the version was registered."""
     return FileResponse(_file(ctx, model, version, "samples.png"), media_type="image/png")
