@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def test_training_knows_nothing_of_the_service():
     for path in files("training"):
         for module in modules_imported(path):
             assert not is_in(module, "app", "fastapi", "pydantic"), (path, module)
+
+
+def test_training_runs_where_there_is_torch_and_little_else():
+    theirs = {"torch", "numpy", "PIL", "safetensors", "rich", "typer"}
+    for path in files("training"):
+        tops = {module.partition(".")[0] for module in modules_imported(path)}
+        assert tops - set(sys.stdlib_module_names) - {"training"} <= theirs, path
 
 
 def test_the_service_reaches_training_only_through_the_door():
