@@ -11,7 +11,7 @@ from training.model.networks.build import (
     place,
 )
 from training.model.networks.config import NetworkConfig
-from training.model.networks.layers import LogitHead, linear
+from training.model.networks.layers import LogitHead, linear, to_range
 
 STRIDED = NetworkConfig("strided", 28, 1, 10, 16, (16, 8, 4), embed_dim=4, feature_dim=8)
 DENSE = NetworkConfig("dense", 28, 3, 10, 16, (32, 64), embed_dim=4, feature_dim=8)
@@ -130,3 +130,13 @@ def test_a_config_that_lacks_a_field_is_refused() -> None:
     del stored["z_dim"]
     with pytest.raises(ValueError, match=r"expected \[.*'z_dim'"):
         NetworkConfig.from_json(stored)
+
+
+def test_pixels_end_in_range_and_gradients_stop_only_where_they_push_outward() -> None:
+    x = torch.tensor([-3.0, -3.0, 0.5, 3.0, 3.0], requires_grad=True)
+    pixels = to_range(x)
+    assert pixels.tolist() == [-1, -1, 0.5, 1, 1]
+    # Descent moves against the gradient: +1 pulls down, -1 pushes up.
+    pixels.backward(torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, -1, 1, 1, 0]

@@ -2,14 +2,15 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from training.model.networks.config import NetworkConfig
-from training.model.networks.layers import LatentInput, LogitHead, linear, lrelu, saturate
+from training.model.networks.layers import LatentInput, LogitHead, linear, lrelu
 
 
 class DenseGenerator(nn.Module):
-    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R) in [-1, 1], fp32."""
+    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R) in (-1, 1), fp32."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -23,7 +24,7 @@ class DenseGenerator(nn.Module):
         x = self.input(z, c)
         for layer in self.hidden:
             x = lrelu(layer(x))
-        return saturate(self.to_pixels(x)).unflatten(1, self.shape)
+        return torch.tanh(self.to_pixels(x).float()).unflatten(1, self.shape)
 
 
 class DenseDiscriminator(nn.Module):

@@ -1,6 +1,7 @@
 """Owns the layers both architectures share: He-scaled linear maps, class input and class head."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,28 @@ def lrelu(x: Tensor) -> Tensor:
     return nn.functional.leaky_relu(x, LEAK)
 
 
-def saturate(x: Tensor) -> Tensor:
+class _Clamp(torch.autograd.Function):
+    """Clamp to [-1, 1]; gradients pass, but for those that push a value further out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore
+        (x,) = ctx.saved_tensors
+        outward = ((x > 1) & (gradient < 0)) | ((x < -1) & (gradient > 0))
+        return gradient.masked_fill(outward, 0)
+
+
+def to_range(x: Tensor) -> Tensor:
     """Pre-activations → pixels in [-1, 1], in fp32, with exact black and exact white.
 
-    Without a bound, or with one that is only approached, D tells fakes by values no real pixel
-    has: docs/log.md, 2026-11-23, has the comparison.
+    D then sees what is served. Unbounded, it tells fakes by values no real pixel has; behind a
+    tanh, pixels saturate before D has taught anything: docs/log.md, 2026-11-23, has the comparison.
     """
-    return (1.02 * torch.tanh(x.float())).clamp(-1, 1)
+    return cast(Tensor, _Clamp.apply(x.float()))
 
 
 def init_he(module: nn.Module, fan_in: int, gain: float = math.sqrt(2 / (1 + LEAK**2))) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from training.model.networks.config import NetworkConfig
-from training.model.networks.layers import LatentInput, LogitHead, init_he, linear, lrelu, saturate
+from training.model.networks.layers import LatentInput, LogitHead, init_he, linear, lrelu, to_range
 
 
 def _conv3(channels_in: int, channels_out: int, gain: float | None = None) -> nn.Conv2d:
@@ -43,7 +43,7 @@ class StridedGenerator(nn.Module):
         x = lrelu(self.convs[0](x))
         for up, conv in zip(self.ups, self.convs[1:], strict=True):
             x = lrelu(conv(lrelu(up(x))))  # (B, C/2, 2R, 2R)
-        return saturate(self.to_pixels(x))
+        return to_range(self.to_pixels(x))
 
 
 class StridedDiscriminator(nn.Module):
