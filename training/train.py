@@ -1,8 +1,9 @@
 """Owns the `train` command: config → run folder → loop → evaluate → register → maybe promote."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,10 +23,21 @@ from training.parent import Interrupt, exit_with_stdin, fail
 from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
 from training.progress import Reporter
 from training.promotion import Policy
-from training.publish import make_version, publish, write_snapshot
+from training.publish import Version, make_version, publish, write_snapshot
 from training.run import measure_speed, train
 
 DISK_ERROR, LOCKED, STOPPED = 1, 73, 75
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a finished version goes, and by which rule it may become champion."""
+
+    model: str
+    registry: Registry
+    policy: Policy
+    job: str | None
+
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -68,9 +80,10 @@ def main(
             dataset = _open_dataset(data, run_dir, report)
             plan = _plan(run_dir, dataset, preset, overrides, length, seed, where, report)
             cache = (data_dir if model else run_dir) / "evaluators"
+            registry = Registry(data_dir / "models")
+            destination = Destination(model, registry, policy, job) if model else None
             _run(
-                plan, dataset, run_dir, where, report, interrupt, until_fd, cache,
-                model=model, registry=Registry(data_dir / "models"), policy=policy, job=job,
+                plan, dataset, run_dir, where, report, interrupt, until_fd, cache, destination
             )  # fmt: skip
     except BlockingIOError:
         fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
@@ -90,11 +103,7 @@ def _run(
     interrupt: Interrupt,
     until_fd: float | None,
     cache: Path,
-    *,
-    model: str | None,
-    registry: Registry,
-    policy: Policy,
-    job: str | None,
+    destination: Destination | None,
 ) -> None:
     def evaluator() -> Evaluator:
         report.phase("preparing the evaluator")
@@ -118,20 +127,37 @@ def _run(
 
     judge = judge or evaluator()
     report.phase("evaluating")
+    job = destination.job if destination else None
     version = make_version(plan, run_dir, dataset, judge, device, job)
     write_snapshot(version, run_dir)
     report.say(told(version.metrics))
-    if model is not None:
+    if destination is not None:
         report.phase("registering")
-        run_id = job or _run_id(run_dir)
-        result = publish(version, run_id, model, registry, dataset, judge, device, policy)
-        decision = result["decision"]
-        if job is None and decision["promote"]:
-            registry.promote(model, result["version"], decision["reason"])
-        write_json(run_dir / "result.json", result)
-        verdict = "champion" if decision["promote"] else "not promoted"
-        report.say(f"{model}@{result['version']}: {verdict}, {decision['reason']}")
+        result = _register(version, destination, dataset, run_dir, judge, device)
+        verdict = "champion" if result["decision"]["promote"] else "not promoted"
+        report.say(
+            f"{destination.model}@{result['version']}: {verdict}, {result['decision']['reason']}"
+        )
     report.phase("done")
+
+
+def _register(
+    version: Version,
+    destination: Destination,
+    dataset: Dataset,
+    run_dir: Path,
+    judge: Evaluator,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Publish the version and write result.json; a job's worker moves the alias, not we."""
+    registry, model, job = destination.registry, destination.model, destination.job
+    run_id = job or _run_id(run_dir)
+    result = publish(version, run_id, model, registry, dataset, judge, device, destination.policy)
+    decision = result["decision"]
+    if job is None and decision["promote"]:
+        registry.promote(model, result["version"], decision["reason"])
+    write_json(run_dir / "result.json", result)
+    return result
 
 
 def _plan(
