@@ -187,7 +187,7 @@ def models_show(ref: str, data_dir: DataDir = Path("data"), as_json: AsJson = Fa
     """The card of a version, or all that is known about it as JSON."""
     registry = Registry(data_dir / "models")
     with _told_errors():
-        model, version = _split_ref(registry, ref)
+        model, version = registry.resolve(ref)
         if as_json:
             about = registry.manifest(model, version), registry.metrics(model, version)
             typer.echo(json.dumps({**about[0], "metrics": about[1]}, indent=2))
@@ -200,7 +200,7 @@ def models_promote(ref: str, data_dir: DataDir = Path("data")) -> None:
     """Serve NAME@VERSION by default; running services follow within seconds."""
     registry = Registry(data_dir / "models")
     with _told_errors():
-        model, version = _split_ref(registry, ref)
+        model, version = registry.resolve(ref)
         registry.promote(model, version, "promoted from the command line")
     typer.echo(f"{model}@{version} is the champion")
 
@@ -232,15 +232,6 @@ def _child(module: str, args: Sequence[str]) -> None:
     """Run a verb of `training` as a process of its own, and end as it ended."""
     code = subprocess.call([sys.executable, "-m", module, *args])
     raise SystemExit(code if code >= 0 else 128 - code)
-
-
-def _split_ref(registry: Registry, ref: str) -> tuple[str, int]:
-    model, _, version = ref.partition("@")
-    if version in ("", "champion"):
-        registry.versions(model)
-        return model, registry.champion(model) or registry.versions(model)[-1]
-    registry.path(model, int(version) if version.isdigit() else 0)
-    return model, int(version)
 
 
 def _parse_seeds(text: str) -> range:

@@ -34,7 +34,8 @@ def main(
     """Print a generator's numbers beside their real-against-real floors."""
     torch.set_num_threads(half_the_cores())
     try:
-        version_dir = _version_dir(Registry(data_dir / "models"), model)
+        registry = Registry(data_dir / "models")
+        version_dir = registry.path(*registry.resolve(model))
         where = pick_device(device)
         generator, network = load_generator(version_dir)
         with tempfile.TemporaryDirectory() as scratch, Reporter(Path(scratch)) as report:
@@ -53,14 +54,6 @@ def main(
     except (UnknownModelError, UnknownVersionError, CheckpointError, ValueError) as error:
         fail(str(error))
     typer.echo(json.dumps(metrics, indent=2) if as_json else told(metrics))
-
-
-def _version_dir(registry: Registry, ref: str) -> Path:
-    model, _, version = ref.partition("@")
-    if version in ("", "champion"):
-        registry.versions(model)
-        return registry.path(model, registry.champion(model) or registry.versions(model)[-1])
-    return registry.path(model, int(version) if version.isdigit() else 0)
 
 
 if __name__ == "__main__":

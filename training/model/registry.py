@@ -68,13 +68,23 @@ class Registry:
 
     def path(self, model: str, version: int) -> Path:
         """Directory of a registered version; raises UnknownModelError or UnknownVersionError."""
-        registered = self.versions(model)
-        if version not in registered:
-            known = ", ".join(str(v) for v in registered)
-            raise UnknownVersionError(
-                f"Model version {version!r} of {model!r} is not registered; registered: {known}."
-            )
+        if version not in self.versions(model):
+            raise self._unknown(model, version)
         return self.root / model / str(version)
+
+    def resolve(self, ref: str) -> tuple[str, int]:
+        """`mnist@2` → ("mnist", 2); `mnist` and `mnist@champion` → its champion.
+
+        Raises UnknownModelError or UnknownVersionError for what is not registered.
+        """
+        model, _, version = ref.partition("@")
+        if version in ("", "champion"):
+            newest = self.versions(model)[-1]
+            return model, self.champion(model) or newest
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            raise self._unknown(model, version)
+        self.path(model, int(version))
+        return model, int(version)
 
     def manifest(self, model: str, version: int) -> dict[str, Any]:
         """manifest.json of a version; raises DamagedError if it cannot be read."""
@@ -137,6 +147,12 @@ class Registry:
                 raise UnknownVersionError(f"Model {model!r} has no previous version to go back to.")
             self._point(model, previous, "rolled back")
         return previous
+
+    def _unknown(self, model: str, version: int | str) -> UnknownVersionError:
+        known = ", ".join(str(v) for v in self.versions(model))
+        return UnknownVersionError(
+            f"Model version {version!r} of {model!r} is not registered; registered: {known}."
+        )
 
     def _versions(self, model: str) -> list[int]:
         folder = self.root / model

@@ -267,3 +267,16 @@ def test_processes_that_register_at_once_get_versions_of_their_own(registry: Reg
 def test_the_registry_needs_no_torch() -> None:
     code = "import sys, training.model.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.call([sys.executable, "-c", code]) == 0
+
+
+def test_a_reference_names_a_version_or_the_champion(registry: Registry) -> None:
+    register(registry, "r1")
+    register(registry, "r2")
+    registry.promote("toy", 2, "test")
+    assert registry.resolve("toy") == registry.resolve("toy@champion") == ("toy", 2)
+    assert registry.resolve("toy@1") == ("toy", 1)
+    for unknown in ("toy@3", "toy@x", "toy@²", "toy@-1"):
+        with pytest.raises(UnknownVersionError):
+            registry.resolve(unknown)
+    with pytest.raises(UnknownModelError):
+        registry.resolve("cat@1")
