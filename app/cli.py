@@ -114,6 +114,18 @@ def data_import(ctx: typer.Context) -> None:
     _child("training.data", ["import", *ctx.args])
 
 
+@cli.command(context_settings={**_CHILD, "help_option_names": []})
+def bench(ctx: typer.Context) -> None:
+    """Print figures about training: speed, spread over seeds, toys whose answer is known."""
+    _child("training.bench", ctx.args)
+
+
+@cli.command(context_settings={**_CHILD, "help_option_names": []})
+def export(ctx: typer.Context) -> None:
+    """Write a registered generator as ONNX."""
+    _child("training.export", ctx.args)
+
+
 @cli.command()
 def sample(
     model: Annotated[str, typer.Option(help="NAME or NAME@VERSION.")],

@@ -183,7 +183,15 @@ def read_images(judge: Judge, images: NDArray[np.uint8]) -> tuple[Array, NDArray
     return torch.cat(features).numpy(), torch.cat(classes).numpy()
 
 
-def train_judge(reals: Reals, *, epochs: int, seed: int, batch: int = 128) -> Judge:
+def mirrored(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Each image flipped left to right or not, by a coin."""
+    coin = torch.rand(len(x), 1, 1, 1, generator=rng) < 0.5
+    return torch.where(coin, x.flip(3), x)
+
+
+def train_judge(
+    reals: Reals, *, epochs: int, seed: int, mirror: bool = False, batch: int = 128
+) -> Judge:
     """SGD with one cosine cycle; bf16 where autocast thinks it safe."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
@@ -197,6 +205,7 @@ def train_judge(reals: Reals, *, epochs: int, seed: int, batch: int = 128) -> Ju
         started, losses = time.monotonic(), []
         for index in torch.randperm(len(images), generator=rng)[: steps * batch].split(batch):
             x = shifted(to_input(images[index]), 2, rng)
+            x = mirrored(x, rng) if mirror else x
             with torch.autocast("cpu", torch.bfloat16):
                 logits = judge(x)
             loss = F.cross_entropy(logits.float(), labels[index])
@@ -217,10 +226,11 @@ def fit(
     out: Annotated[Path, typer.Option(help="Where the classifier goes.")],
     epochs: int = 8,
     seed: int = 0,
+    mirror: Annotated[bool, typer.Option(help="Flip images: not for digits.")] = False,
 ) -> None:
     """Train the classifier and print how much of the held-out images it reads."""
     reals, kept = read_reals(train), read_reals(heldout)
-    judge = train_judge(reals, epochs=epochs, seed=seed)
+    judge = train_judge(reals, epochs=epochs, seed=seed, mirror=mirror)
     accuracy = float((read_images(judge, kept.images)[1] == kept.labels).mean())
     meta = {"shape": list(reals.shape), "class_names": reals.class_names, "heldout": accuracy}
     typer.echo(f"{out}: reads {accuracy:.2%} of {len(kept.images)} held-out images")

@@ -1,17 +1,37 @@
-"""Owns every choice of a training run: the frozen TrainConfig, its presets and its overrides."""
+"""Owns every choice of a training run: the frozen TrainConfig, what contradicts what, overrides."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from training.model.networks.config import Architecture, NetworkConfig
-from training.model.presets import PRESETS as PRESET_INFO
-from training.model.presets import fitting
+from training.augment.augmentation import AugmentationName
+from training.model.networks.config import Architecture, NetworkConfig, Output
+
+LossName = Literal[
+    "relativistic", "non_saturating", "minimax", "hinge", "least_squares", "wasserstein"
+]
+OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
+Scheme = Literal["native", "he", "xavier", "orthogonal", "normal"]
+
+SMOOTHED: tuple[LossName, ...] = ("non_saturating", "minimax", "least_squares")
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, out of range, or does not fit the dataset."""
+    """A setting is unknown, out of range, contradicts another or does not fit the dataset."""
+
+
+@dataclass(frozen=True)
+class PlayerConfig:
+    """How one player's weights move; beta1 is SGD's and RMSprop's momentum, beta2 RMSprop's α."""
+
+    optimizer: OptimizerName
+    lr: float
+    beta1: float
+    beta2: float
+    beta2_final: float
+    weight_decay: float
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -24,144 +44,212 @@ class TrainConfig:
     z_dim: int = 64
     embed_dim: int = 32
     feature_dim: int = 128
+    blocks: int = 2
+    group_size: int = 16
+    output: Output = "native"
+    spectral_norm: bool = False
+    init: Scheme = "native"
 
-    # objective: loss + (γ/2)·(r1_weight·R1 + r2_weight·R2)
-    loss: Literal["relativistic", "non_saturating", "hinge"] = "relativistic"
+    # objective: adversarial_weight·loss + (γ/2)·(r1_weight·R1 + r2_weight·R2) + gp_weight·GP
+    objective: Literal["gan", "vae"] = "gan"
+    loss: LossName = "relativistic"
+    adversarial_weight: float = 1.0
+    label_smoothing: float = 0.0
     penalty: Literal["finite_difference", "exact"] = "finite_difference"
     penalty_epsilon: float = 0.05
     r1_weight: float = 1.0
     r2_weight: float = 1.0
     gamma: float = 0.05
     gamma_final: float = 0.005
+    gp_weight: float = 0.0
+    kl_weight: float = 1.0
 
-    # optimizer: Adam
+    # optimizers
+    optimizer_g: OptimizerName = "adam"
+    optimizer_d: OptimizerName = "adam"
     lr_g: float = 1e-3
     lr_d: float = 1e-3
     lr_final_ratio: float = 0.3
-    beta1: float = 0.0
-    beta2: float = 0.9
-    beta2_final: float = 0.99
-    adam_eps: float = 1e-8
+    beta1_g: float = 0.0
+    beta1_d: float = 0.0
+    beta2_g: float = 0.9
+    beta2_d: float = 0.9
+    beta2_final_g: float = 0.99
+    beta2_final_d: float = 0.99
+    weight_decay_g: float = 0.0
+    weight_decay_d: float = 0.0
+    eps: float = 1e-8
 
     # strategy
     batch_size: int = 64
+    accumulation: int = 1
+    d_steps: int = 1
     burn_in_fraction: float = 1.0
-    ema_fraction: float = 0.03
+    ema_fractions: tuple[float, ...] = (0.03,)
+    mirror: bool = False
+    instance_noise: float = 0.0
+    augment: Literal["none", AugmentationName] = "none"
+    augment_p: float = 0.0
+    augment_schedule: Literal["constant", "burn_in", "adaptive"] = "burn_in"
+    augment_target: float = 0.6
+    augment_same_draw: bool = False
+
+    # machine
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
 
     def __post_init__(self) -> None:
         for field, hint in get_type_hints(TrainConfig).items():
             _check_type(field, getattr(self, field), hint)
         for field, (low, high) in _RANGES.items():
-            if not low <= getattr(self, field) <= high:
-                value = getattr(self, field)
-                raise ConfigError(f"{field} is {value!r}; expected {low:g} to {high:g}")
-        if not self.widths or not all(1 <= w <= 4096 for w in self.widths):
-            raise ConfigError(f"widths is {self.widths!r}; expected numbers from 1 to 4096")
+            value = getattr(self, field)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not low <= number <= high:
+                    raise ConfigError(f"{field} is {value!r}; expected {low:g} to {high:g}")
+        if contradiction := next(_contradictions(self), None):
+            raise ConfigError(contradiction)
+
+    @property
+    def g(self) -> PlayerConfig:
+        """How G's weights move."""
+        return self._player("g")
+
+    @property
+    def d(self) -> PlayerConfig:
+        """How D's weights move (the encoder's, for a VAE)."""
+        return self._player("d")
+
+    def _player(self, suffix: str) -> PlayerConfig:
+        own = [f.name for f in fields(PlayerConfig) if f.name != "eps"]
+        return PlayerConfig(
+            **{name: getattr(self, f"{name}_{suffix}") for name in own}, eps=self.eps
+        )
 
     def network(self, img_resolution: int, img_channels: int, num_classes: int) -> NetworkConfig:
         """The networks for a dataset; raises ConfigError if its resolution cannot be made.
 
-        Strided networks repeat their lowest width until they start from 8 pixels a side or fewer.
+        Convolutional networks repeat their lowest width until they start from 8 pixels or fewer.
         """
-        widths = self.widths
-        while self.architecture == "strided" and img_resolution >> (len(widths) - 1) > 8:
-            widths = (widths[0], *widths)
         try:
-            return NetworkConfig(
+            network = NetworkConfig(
                 architecture=self.architecture,
                 img_resolution=img_resolution,
                 img_channels=img_channels,
                 num_classes=num_classes,
                 z_dim=self.z_dim,
-                widths=widths,
+                widths=self.widths,
                 embed_dim=self.embed_dim,
                 feature_dim=self.feature_dim,
+                blocks=self.blocks,
+                group_size=self.group_size,
+                output=self.output,
+                spectral_norm=self.spectral_norm,
             )
+            while self.architecture != "dense" and network.start_resolution > 8:
+                network = replace(network, widths=(network.widths[0], *network.widths))
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        return network
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values."""
-        return {**asdict(self), "widths": list(self.widths)}
+        lists = {name: list(getattr(self, name)) for name in _TUPLES}
+        return {**asdict(self), **lists}
 
 
 _RANGES: dict[str, tuple[float, float]] = {
+    "widths": (1, 4096),
     "z_dim": (1, 4096),
     "embed_dim": (1, 4096),
     "feature_dim": (1, 4096),
+    "blocks": (1, 16),
+    "group_size": (0, 4096),
+    "adversarial_weight": (0, 1000),
+    "label_smoothing": (0, 0.5),
     "penalty_epsilon": (1e-4, 1.0),
     "r1_weight": (0, 1000),
     "r2_weight": (0, 1000),
     "gamma": (0, 1e4),
     "gamma_final": (0, 1e4),
+    "gp_weight": (0, 1e4),
+    "kl_weight": (0, 1e4),
     "lr_g": (0, 1),
     "lr_d": (0, 1),
     "lr_final_ratio": (0, 1),
-    "beta1": (0, 0.9999),
-    "beta2": (0, 0.9999),
-    "beta2_final": (0, 0.9999),
-    "adam_eps": (0, 1),
+    "beta1_g": (0, 0.9999),
+    "beta1_d": (0, 0.9999),
+    "beta2_g": (0, 0.9999),
+    "beta2_d": (0, 0.9999),
+    "beta2_final_g": (0, 0.9999),
+    "beta2_final_d": (0, 0.9999),
+    "weight_decay_g": (0, 1),
+    "weight_decay_d": (0, 1),
+    "eps": (0, 1),
     "batch_size": (2, 65536),
+    "accumulation": (1, 4096),
+    "d_steps": (1, 100),
     "burn_in_fraction": (0, 1),
-    "ema_fraction": (0, 1),
+    "ema_fractions": (0, 1),
+    "instance_noise": (0, 2),
+    "augment_p": (0, 1),
+    "augment_target": (-1, 1),
 }
+_TUPLES = {"widths": int, "ema_fractions": float}
+
+
+def _contradictions(c: TrainConfig) -> Iterator[str]:
+    """A sentence for each pair of settings that cannot both be meant."""
+    if c.label_smoothing and c.loss not in SMOOTHED:
+        yield (
+            f"label_smoothing is {c.label_smoothing:g}, but loss={c.loss} has no label to smooth; "
+            f"use label_smoothing=0 or loss={', '.join(SMOOTHED)}"
+        )
+    held = c.gp_weight or c.spectral_norm or (c.gamma and (c.r1_weight or c.r2_weight))
+    if c.loss == "wasserstein" and not held:
+        yield (
+            "loss=wasserstein needs a D whose slope is held: "
+            "use gp_weight=10, spectral_norm=true or gamma above 0"
+        )
+    if c.compile != "off" and (c.penalty == "exact" or c.gp_weight):
+        yield (
+            f"compile={c.compile} cannot differentiate twice, which penalty=exact and gp_weight "
+            "need; use compile=off, or penalty=finite_difference with gp_weight=0"
+        )
+    if c.augment == "none" and (c.augment_p or c.augment_same_draw):
+        yield "augment is none, but augment_p or augment_same_draw is set; use augment=ada"
+    if c.augment != "none" and not c.augment_p and c.augment_schedule != "adaptive":
+        yield (
+            f"augment={c.augment} with augment_p=0 changes no image; "
+            "use augment_p=0.3 or augment_schedule=adaptive"
+        )
+    if c.batch_size % c.accumulation:
+        yield (
+            f"accumulation is {c.accumulation}, which does not divide batch_size {c.batch_size}; "
+            "use a divisor of it"
+        )
+    if c.objective == "vae" and c.architecture != "strided":
+        yield f"objective=vae needs architecture=strided, not {c.architecture}"
+    if c.objective == "vae" and c.augment != "none":
+        yield f"objective=vae learns to copy images as they are; use augment=none, not {c.augment}"
 
 
 def _check_type(field: str, value: Any, hint: Any) -> None:
-    if choices := get_args(hint) if get_args(hint) and Ellipsis not in get_args(hint) else ():
-        if value not in choices:
-            raise ConfigError(f"{field} is {value!r}; expected one of {', '.join(choices)}")
+    if get_origin(hint) is Literal:
+        if type(value) is not str or value not in get_args(hint):
+            choices = ", ".join(get_args(hint))
+            raise ConfigError(f"{field} is {value!r}; expected one of {choices}")
+    elif field in _TUPLES:
+        if not value or any(type(v) not in (int, _TUPLES[field]) for v in value):
+            raise ConfigError(f"{field} is {value!r}; expected numbers, such as {_LIKE[field]}")
+    elif hint is bool and type(value) is not bool:
+        raise ConfigError(f"{field} is {value!r}; expected true or false")
     elif hint is int and type(value) is not int:
         raise ConfigError(f"{field} is {value!r}; expected a whole number")
     elif hint is float and type(value) not in (int, float):
         raise ConfigError(f"{field} is {value!r}; expected a number")
 
 
-PRESETS: dict[str, TrainConfig] = {
-    "cpu28": TrainConfig(architecture="strided", widths=(64, 32, 16)),
-    "cpu32": TrainConfig(
-        architecture="strided",
-        widths=(128, 64, 32),
-        lr_g=5e-4,
-        lr_d=5e-4,
-        gamma=0.01,
-        gamma_final=0.001,
-    ),
-    "tiny": TrainConfig(
-        architecture="strided", widths=(16, 8), z_dim=16, embed_dim=8, feature_dim=16, batch_size=16
-    ),
-    # The article's sizes (z of 100 numbers, dense nets, batch 128) with an objective that works.
-    "article": TrainConfig(
-        architecture="dense",
-        widths=(256, 512, 1024),
-        z_dim=100,
-        loss="non_saturating",
-        penalty="exact",
-        gamma=1.0,
-        gamma_final=0.1,
-        lr_g=2e-4,
-        lr_d=2e-4,
-        lr_final_ratio=1.0,
-        beta1=0.5,
-        beta2=0.99,
-        batch_size=128,
-    ),
-}
-
-
-def preset_for(name: str | None, resolution: int, channels: int) -> str:
-    """`name` if it can make such images, the best one that can if None; else raises ConfigError."""
-    able = fitting(resolution, channels)
-    if name is None and able:
-        return able[0]
-    if name is not None and name not in PRESETS:
-        raise ConfigError(f"preset {name!r} does not exist; presets: {', '.join(PRESETS)}")
-    if name in able:
-        return name
-    instead = f"use {able[0]!r}" if able else "import the images at 28, 32, 64, 128 or 256 pixels"
-    why = PRESET_INFO[name].misfit(resolution, channels) if name else "no preset makes such images"
-    raise ConfigError(f"preset {name!r} {why}; {instead}")
+_LIKE = {"widths": "64,32,16", "ema_fractions": "0.01,0.03"}
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
@@ -192,10 +280,10 @@ def override(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
 
 
 def _as_field(key: str, value: Any) -> Any:
-    if key != "widths":
+    if key not in _TUPLES:
         return value
     parts = value if isinstance(value, list) else str(value).split(",")
     try:
-        return tuple(int(part) for part in parts)
+        return tuple(_TUPLES[key](part) for part in parts)
     except (TypeError, ValueError):
-        raise ConfigError(f"widths is {value!r}; expected numbers, such as 64,32,16") from None
+        raise ConfigError(f"{key} is {value!r}; expected numbers, such as {_LIKE[key]}") from None

@@ -1,7 +1,7 @@
-"""Owns the zero-centred gradient penalties ‖∇ₓD(x)‖², exact and by finite differences.
+"""Owns the gradient penalties of D: zero-centred, exact or by finite differences; one-centred.
 
-On reals it is R1, on fakes R2 (Mescheder et al. 2018, arXiv 1801.04406, eq. 9 and the next).
-The caller scales by γ/2. Both return one value per image, shape (B,).
+‖∇ₓD(x)‖² on reals is R1, on fakes R2 (Mescheder et al. 2018, arXiv 1801.04406, eq. 9 and the
+next); the caller scales by γ/2. All return one value per image, shape (B,).
 """
 
 import torch
@@ -9,13 +9,22 @@ from torch import Tensor
 
 
 def exact_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """‖∇ₓD(x)‖² summed over C, H, W, differentiable in D's weights.
+    """‖∇ₓD(x)‖² summed over all of an image, differentiable in D's weights.
 
-    logits: D(images), shape (B,); images: shape (B, C, H, W), with requires_grad set.
+    logits: D(images), shape (B,); images: shape (B, …), with requires_grad set.
     """
     # D scores each image by itself, so the gradient of the sum is every image's own gradient.
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.float().square().sum(dim=(1, 2, 3))
+    return gradient.float().square().flatten(1).sum(dim=1)
+
+
+def one_centred_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """(‖∇D(x̂)‖ - 1)², the GP of Wasserstein GANs (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3).
+
+    Arguments as of `exact_penalty`; images lie between a real and a fake.
+    """
+    # The root has no slope at 0, where a fresh D may stand.
+    return ((exact_penalty(logits, images) + 1e-12).sqrt() - 1).square()
 
 
 def finite_difference_penalty(logits: Tensor, moved_logits: Tensor, epsilon: float) -> Tensor:

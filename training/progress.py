@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from training.model.files import write_json
+from training.metrics.evaluation import told
+from training.model.files import write_atomic, write_json
 
 _PLAIN_LINE_SEC = 10.0
 
@@ -26,11 +28,17 @@ class Reporter:
     """Tells people on stderr, and programs by files in the run folder.
 
     progress.json: {"phase", "cur_nimg", "total_nimg", "images_per_sec", "eta_sec"}, replaced whole.
-    stats.jsonl: one line a tick, appended.
+    stats.jsonl: one line a tick; metrics.jsonl: one a measurement; events.jsonl: what a person
+    should know of, {"event", "text", "cur_nimg", "elapsed_sec"}. All are appended to, also by a
+    resumed run. A reporter that is not `speaking` does none of it: of several processes, one does.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self, run_dir: Path, speaking: bool = True, board: Callable[..., None] | None = None
+    ) -> None:
         self._run_dir = run_dir
+        self._speaking = speaking
+        self._board = board
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -39,7 +47,7 @@ class Reporter:
         self._training: dict[str, float] = {}
 
     def __enter__(self) -> "Reporter":
-        if sys.stderr.isatty():
+        if self._speaking and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -62,6 +70,8 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line for a person to read."""
+        if not self._speaking:
+            return
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
@@ -80,7 +90,7 @@ class Reporter:
         """`done` of `total` of this phase."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, detail=detail)
-        elif time.monotonic() - self._last_line >= _PLAIN_LINE_SEC:
+        elif self._speaking and time.monotonic() - self._last_line >= _PLAIN_LINE_SEC:
             self._last_line = time.monotonic()
             self.say(f"{self._phase} {100 * done / max(total, 1):5.1f} % {detail}".rstrip())
 
@@ -102,13 +112,57 @@ class Reporter:
         }
         rounded = {name: round(value, 5) for name, value in stats.items()}
         line = {**self._training, "elapsed_sec": round(elapsed_sec, 2), **rounded}
-        with (self._run_dir / "stats.jsonl").open("a") as f:
-            f.write(json.dumps(line) + "\n")
+        self._append("stats.jsonl", line)
+        if self._board is not None:
+            self._board(line)
         self._write_progress()
         detail = f"{cur_nimg / 1000:.1f}/{total_nimg / 1000:.1f} kimg, {speed:.0f} images/s"
         if self._bar is None:
             detail += f", {eta_sec:.0f} s left"
         self.advance(cur_nimg, total_nimg, detail)
 
+    def event(self, kind: str, text: str, cur_nimg: int, elapsed_sec: float) -> None:
+        """Something that happened once, for a person and for the report."""
+        self.say(text)
+        moment = {"cur_nimg": cur_nimg, "elapsed_sec": round(elapsed_sec, 2)}
+        self._append("events.jsonl", {**moment, "event": kind, "text": text})
+
+    def measured(self, metrics: dict[str, Any], cur_nimg: int, elapsed_sec: float) -> None:
+        """What an evaluation on the way found."""
+        self.say(told(metrics))
+        moment = {"cur_nimg": cur_nimg, "elapsed_sec": round(elapsed_sec, 2)}
+        self._append("metrics.jsonl", {**moment, **metrics})
+
+    def resume(self, cur_nimg: int, elapsed_sec: float) -> None:
+        """A run goes on from a saved state."""
+        self.forget_after(cur_nimg)
+        text = f"resuming at {cur_nimg / 1000:.1f} kimg"
+        self.event("resumed", text, cur_nimg, elapsed_sec)
+
+    def forget_after(self, cur_nimg: int) -> None:
+        """Drop the statistics of steps that are about to be taken again, and a torn last line."""
+        if not self._speaking:
+            return
+        for name in ("stats.jsonl", "metrics.jsonl"):
+            path = self._run_dir / name
+            if path.is_file():
+                kept = [line for line in _lines(path) if line["cur_nimg"] <= cur_nimg]
+                write_atomic(path, "".join(json.dumps(k) + "\n" for k in kept).encode())
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if self._speaking:
+            with (self._run_dir / name).open("a") as f:
+                f.write(json.dumps(line) + "\n")
+
     def _write_progress(self) -> None:
-        write_json(self._run_dir / "progress.json", {"phase": self._phase, **self._training})
+        if self._speaking:
+            write_json(self._run_dir / "progress.json", {"phase": self._phase, **self._training})
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that a kill may have torn."""
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from training.crew import Crew
 from training.data.dataset import Dataset
+from training.health import MAX_ROLLBACKS, DivergedError, check_weights
 from training.loop import Hooks, training_loop
 from training.model.checkpoint import serialize
 from training.model.files import write_atomic
@@ -21,15 +24,31 @@ from training.model.sampling import Sampler, classes_of
 from training.plan import Plan
 from training.progress import Reporter
 from training.reals import Reals
+from training.report import write_report
 from training.state import TrainingState
 
 SNAPSHOTS = 20
 _UNBOUNDED = 2**62
 
 
-def measure_speed(plan: Plan, dataset: Dataset, device: torch.device, seconds: float) -> float:
+@dataclass(frozen=True)
+class Run:
+    """One run: what it does, on what, where, and with whom."""
+
+    plan: Plan
+    dataset: Dataset
+    run_dir: Path
+    crew: Crew
+    report: Reporter
+
+    @property
+    def device(self) -> torch.device:
+        return self.crew.device
+
+
+def measure_speed(plan: Plan, dataset: Dataset, crew: Crew, seconds: float) -> float:
     """Images per second of real steps on a throw-away state, over the second half of `seconds`."""
-    state = TrainingState(plan.config, plan.network, plan.seed, device)
+    state = TrainingState(plan.config, plan.network, plan.seed, crew.device)
     began = time.monotonic()
     warm: list[tuple[float, int]] = []
 
@@ -39,56 +58,133 @@ def measure_speed(plan: Plan, dataset: Dataset, device: torch.device, seconds: f
             warm.append((now, state.cur_nimg))
         return bool(warm) and now - began >= seconds and state.cur_nimg > warm[0][1]
 
-    hooks = Hooks(lambda _: None, lambda: False, lambda: None, interrupted)
-    _loop(plan, state, dataset, hooks, total_nimg=_UNBOUNDED, snapshot_nimg=_UNBOUNDED)
-    then, nimg = warm[0]
+    hooks = Hooks(_ignore, lambda: False, lambda: None, interrupted, _ignore)
+    reals = _reals(plan, dataset, crew)
+    training_loop(
+        plan.config, state, reals, _UNBOUNDED, _UNBOUNDED, _UNBOUNDED, plan.use_bf16, hooks, crew
+    )
+    then, nimg = warm[0] if warm else (began, 0)
     return (state.cur_nimg - nimg) / (time.monotonic() - then)
 
 
 def train(
-    plan: Plan,
-    dataset: Dataset,
-    device: torch.device,
-    run_dir: Path,
-    report: Reporter,
+    run: Run,
     interrupted: Callable[[], bool],
-    target_reached: Callable[[Sampler], bool],
+    measured: Callable[[Sampler], dict[str, Any] | None],
+    until_fd: float | None,
+    save_sec: float,
 ) -> bool:
     """Train to the end of the plan, from the saved state if there is one.
 
     False if `interrupted` before that; the state is saved then. Each snapshot writes a grid and
-    asks `target_reached`. The end leaves generator.safetensors in `run_dir`.
+    what `measured` tells of it; an `fd_cnn` of `until_fd` or less ends the run. A run that breaks
+    goes back to its last good state, at most MAX_ROLLBACKS times; then DivergedError says why. The
+    end leaves averages/*.safetensors.
     """
-    state = TrainingState(plan.config, plan.network, plan.seed, device)
+    plan, report, run_dir = run.plan, run.report, run.run_dir
+    state = TrainingState(plan.config, plan.network, plan.seed, run.device)
     if state.load(run_dir):
-        report.say(f"resuming at {state.cur_nimg / 1000:.1f} kimg")
+        report.resume(state.cur_nimg, state.elapsed_sec)
+    elif run.crew.leads:
+        state.save(run_dir)  # so that there is a good state to go back to
+    run.crew.wait()
+    hooks = _hooks(run, state, interrupted, measured, until_fd, save_sec)
+    reals = _reals(plan, run.dataset, run.crew)
+    report.phase("training")
+    while True:
+        try:
+            finished = training_loop(
+                plan.config,
+                state,
+                reals,
+                plan.total_nimg,
+                max(plan.config.batch_size, plan.total_nimg // SNAPSHOTS),
+                plan.hard_stop_sec or float("inf"),
+                plan.use_bf16,
+                hooks,
+                run.crew,
+            )
+            break
+        except DivergedError as error:
+            _roll_back(run, state, error)
+    if run.crew.leads:
+        write_report(run_dir, final=False)
+    if finished and run.crew.leads:
+        for i, ema in enumerate(state.emas):
+            path = run_dir / "averages" / f"{i}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, serialize(ema.state_dict()))
+    return finished
+
+
+def _hooks(
+    run: Run,
+    state: TrainingState,
+    interrupted: Callable[[], bool],
+    measured: Callable[[Sampler], dict[str, Any] | None],
+    until_fd: float | None,
+    save_sec: float,
+) -> Hooks:
+    if not run.crew.leads:
+        return Hooks(_ignore, lambda: False, lambda: None, interrupted, _ignore)
+    plan, report, run_dir = run.plan, run.report, run.run_dir
     last = [time.monotonic(), state.cur_nimg]
 
     def tick(stats: dict[str, float]) -> None:
         now = time.monotonic()
         speed = (state.cur_nimg - last[1]) / max(now - last[0], 1e-9)
         last[:] = now, state.cur_nimg
-        report.tick(state.cur_nimg, plan.total_nimg, state.elapsed_sec, speed, stats)
+        report.tick(state.cur_nimg, plan.total_nimg, state.elapsed_sec, max(speed, 0.0), stats)
 
     def snapshot() -> bool:
-        sampler = served_sampler(state.G_ema, plan.network, device)
+        check_weights(state.G_ema.state_dict(), state.cur_nimg)
+        sampler = served_sampler(state.G_ema, plan.network, run.device)
         write_samples(run_dir / "samples" / f"{state.cur_nimg:012d}.png", sample_grid(sampler))
         write_samples(run_dir / "samples.png", sample_grid(sampler))
-        return target_reached(sampler)
+        metrics = measured(sampler)
+        if metrics is not None:
+            report.measured(metrics, state.cur_nimg, state.elapsed_sec)
+        write_report(run_dir, final=False)
+        last[:] = time.monotonic(), state.cur_nimg
+        return metrics is not None and until_fd is not None and metrics["fd_cnn"] <= until_fd
 
-    hooks = Hooks(tick, snapshot, lambda: state.save(run_dir), interrupted)
-    report.phase("training")
-    finished = _loop(
-        plan,
-        state,
-        dataset,
-        hooks,
-        total_nimg=plan.total_nimg,
-        snapshot_nimg=max(plan.config.batch_size, plan.total_nimg // SNAPSHOTS),
+    def event(text: str) -> None:
+        report.event("out_of_memory", text, state.cur_nimg, state.elapsed_sec)
+
+    return Hooks(tick, snapshot, lambda: state.save(run_dir), interrupted, event, save_sec=save_sec)
+
+
+def _roll_back(run: Run, state: TrainingState, error: DivergedError) -> None:
+    """Back to the last good state; raises DivergedError with the advice once that was tried."""
+    if state.rollbacks >= MAX_ROLLBACKS:
+        text = (
+            f"training broke {state.rollbacks + 1} times, the last time because {error}; the last "
+            f"good state is kept in {run.run_dir}; lower lr_g and lr_d or raise gamma, and start "
+            "a new run"
+        )
+        run.report.event("gave_up", text, state.cur_nimg, state.elapsed_sec)
+        raise DivergedError(text) from error
+    elapsed_sec = state.elapsed_sec
+    state.roll_back(run.run_dir)
+    state.elapsed_sec = elapsed_sec  # the time is spent
+    run.crew.wait()
+    if run.crew.leads:
+        state.save(run.run_dir)
+    text = (
+        f"{error}; back to {state.cur_nimg / 1000:.1f} kimg with rates × {state.rate:g} "
+        f"(rollback {state.rollbacks} of {MAX_ROLLBACKS})"
     )
-    if finished:
-        write_atomic(run_dir / "generator.safetensors", serialize(state.G_ema.state_dict()))
-    return finished
+    run.report.event("rolled_back", text, state.cur_nimg, state.elapsed_sec)
+    run.report.forget_after(state.cur_nimg)
+
+
+def _reals(plan: Plan, dataset: Dataset, crew: Crew) -> Reals:
+    images, labels = dataset.split(heldout=False)
+    return Reals(images, labels, plan.seed, crew.device, plan.config.mirror)
+
+
+def _ignore(_: object) -> None:
+    """For a process that leaves the talking to another."""
 
 
 def served_sampler(
@@ -120,16 +216,3 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     buffer = BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _loop(plan: Plan, state: TrainingState, dataset: Dataset, hooks: Hooks, **length: Any) -> bool:
-    images, labels = dataset.split(heldout=False)
-    return training_loop(
-        plan.config,
-        state,
-        Reals(images, labels, plan.seed, state.rng.device),
-        hard_stop_sec=plan.hard_stop_sec or float("inf"),
-        use_bf16=plan.use_bf16,
-        hooks=hooks,
-        **length,
-    )

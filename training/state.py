@@ -1,4 +1,4 @@
-"""Owns what a run resumes from: networks, averages, optimizers, random state and position."""
+"""Owns what a run resumes from: networks, averages, optimizers, random state and counters."""
 
 import json
 from collections.abc import Mapping
@@ -6,16 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training.config import TrainConfig
 from training.ema import update_ema
+from training.health import RATE_CUT, check_weights
+from training.initialisation import initialise
 from training.model.checkpoint import load_into, parse, serialize
 from training.model.files import sha256_bytes, write_atomic, write_json
-from training.model.networks.build import build_discriminator, build_generator, place
+from training.model.networks.build import (
+    build_discriminator,
+    build_encoder,
+    build_generator,
+    place,
+)
 from training.model.networks.config import NetworkConfig
 from training.optimizers import make_optimizer
+
+_COUNTERS = (
+    "cur_nimg", "reals_position", "elapsed_sec", "parts", "rate", "rollbacks", "augment_p"
+)  # fmt: skip
 
 
 class TrainingState:
@@ -24,30 +35,49 @@ class TrainingState:
     def __init__(
         self, config: TrainConfig, network: NetworkConfig, seed: int, device: torch.device
     ) -> None:
+        self._seed = seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            g, d = build_generator(network), build_discriminator(network)
-        g_ema = build_generator(network).requires_grad_(False)
-        update_ema(g_ema, g, batch_size=1, half_life_nimg=0)
-        self.G, self.D, self.G_ema = (place(net, device) for net in (g, d, g_ema))
-        self.opt_G = make_optimizer(self.G, config)
-        self.opt_D = make_optimizer(self.D, config)
+            build_d = build_encoder if config.objective == "vae" else build_discriminator
+            g, d = build_generator(network), build_d(network)
+            initialise(g, config.init)
+            initialise(d, config.init)
+            emas = [build_generator(network).requires_grad_(False) for _ in config.ema_fractions]
+        self.G, self.D = place(g, device), place(d, device)
+        self.emas = [place(ema, device) for ema in emas]
+        for ema in self.emas:
+            update_ema(ema, self.G, batch_size=1, half_life_nimg=0)
+        self.opt_G = make_optimizer(self.G, config.g)
+        self.opt_D = make_optimizer(self.D, config.d)
         self.rng = torch.Generator(device).manual_seed(seed)
         self.cur_nimg = 0
         self.reals_position = 0
         self.elapsed_sec = 0.0
+        self.parts = config.accumulation  # of a batch, as many as the memory needs
+        self.rate = 1.0  # what is left of the learning rates
+        self.rollbacks = 0
+        self.augment_p = 0.0  # where it is adaptive
+        self.signs = torch.zeros((), device=device)
+
+    @property
+    def G_ema(self) -> nn.Module:
+        """The average that is looked at while the run goes on: the first."""
+        return self.emas[0]
 
     def save(self, run_dir: Path) -> None:
-        """Write state-<nimg>.safetensors, then point state.json at it, then drop older ones."""
-        data = serialize(self._tensors())
+        """Write state-<nimg>.safetensors, then point state.json at it, then drop older ones.
+
+        Raises DivergedError, and keeps the one before, if a weight or a moment is not finite.
+        """
+        tensors = self._tensors()
+        check_weights(tensors, self.cur_nimg)
+        data = serialize(tensors)
         name = f"state-{self.cur_nimg:012d}.safetensors"
         write_atomic(run_dir / name, data)
         pointer = {
             "file": name,
             "sha256": sha256_bytes(data),
-            "cur_nimg": self.cur_nimg,
-            "reals_position": self.reals_position,
-            "elapsed_sec": round(self.elapsed_sec, 3),
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
         write_json(run_dir / "state.json", pointer)
         for path in run_dir.glob("state-*.safetensors"):
@@ -61,19 +91,30 @@ class TrainingState:
         pointer = json.loads((run_dir / "state.json").read_text("utf-8"))
         path = run_dir / pointer["file"]
         tensors = parse(path.read_bytes(), pointer["sha256"], str(path))
-        for name in ("G", "D", "G_ema"):
-            load_into(getattr(self, name), _under(tensors, name), f"{name} in {path}")
+        for name, net in self._networks():
+            load_into(net, _under(tensors, name), f"{name} in {path}")
         _load_optimizer(self.opt_G, _under(tensors, "opt_G"))
         _load_optimizer(self.opt_D, _under(tensors, "opt_D"))
         self.rng.set_state(tensors["rng"])
-        self.cur_nimg = pointer["cur_nimg"]
-        self.reals_position = pointer["reals_position"]
-        self.elapsed_sec = pointer["elapsed_sec"]
+        self.signs.copy_(tensors["signs"])
+        for name in _COUNTERS:
+            setattr(self, name, pointer[name])
         return True
 
+    def roll_back(self, run_dir: Path) -> None:
+        """Go on from the last good state, with half the rates and other draws than before."""
+        rollbacks, rate = self.rollbacks + 1, self.rate * RATE_CUT
+        self.load(run_dir)
+        self.rollbacks, self.rate = rollbacks, rate
+        self.rng.manual_seed(self._seed + rollbacks)
+
+    def _networks(self) -> list[tuple[str, nn.Module]]:
+        emas = [(f"ema{i}", ema) for i, ema in enumerate(self.emas)]
+        return [("G", self.G), ("D", self.D), *emas]
+
     def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {"rng": self.rng.get_state()}
-        for name, net in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
+        tensors: dict[str, Tensor] = {"rng": self.rng.get_state(), "signs": self.signs}
+        for name, net in self._networks():
             tensors |= {f"{name}.{key}": t for key, t in net.state_dict().items()}
         for name, optimizer in (("opt_G", self.opt_G), ("opt_D", self.opt_D)):
             for i, slots in optimizer.state_dict()["state"].items():

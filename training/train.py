@@ -1,6 +1,7 @@
 """Owns the `train` command: config → run folder → loop → evaluate → register → maybe promote."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +9,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from training.config import PRESETS, ConfigError, override, parse_overrides, preset_for
+from training.averages import choose_average
+from training.board import open_board
+from training.checks import check_fit
+from training.config import ConfigError, override, parse_overrides
+from training.crew import Crew, join_crew
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
-from training.loop import DivergedError
+from training.health import DivergedError
+from training.memory import keep_freed_memory
 from training.metrics.evaluation import evaluate, told
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.checkpoint import CheckpointError
@@ -21,10 +27,12 @@ from training.model.sampling import Sampler, pick_device
 from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_with_stdin, fail
 from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
+from training.presets import PRESETS, preset_for
 from training.progress import Reporter
 from training.promotion import Policy
 from training.publish import Version, make_version, publish, write_snapshot
-from training.run import measure_speed, train
+from training.report import write_report
+from training.run import Run, measure_speed, train
 
 DISK_ERROR, LOCKED, STOPPED = 1, 73, 75
 
@@ -59,16 +67,22 @@ def main(
     promote: Annotated[str, typer.Option(help="if_better, never or always.")] = "if_better",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: half the cores.")] = 0,
+    save_sec: Annotated[float, typer.Option(help="Seconds between saved states.")] = 30.0,
+    tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard events.")] = False,
     job: Annotated[str | None, typer.Option(hidden=True)] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
 ) -> None:
-    """Train a generator on a pile of images. The same command again resumes the run."""
+    """Train a generator on a pile of images. The same command again resumes the run.
+
+    Under torchrun, its processes share every batch and take the steps that one would.
+    """
     interrupt = Interrupt(exit_code=STOPPED)
     if follow_stdin:
         exit_with_stdin()
     torch.set_num_threads(threads or half_the_cores())
+    keep_freed_memory()
     try:
-        where = pick_device(device)
+        crew = join_crew(pick_device(device))
         overrides = parse_overrides(settings or [])
         length = Length(minutes, kimg)
         until_fd = _parse_until(until)
@@ -76,15 +90,17 @@ def main(
         if model is not None:
             check_name(model)
         run_dir.mkdir(parents=True, exist_ok=True)
-        with locked(run_dir / "lock", wait=False), Reporter(run_dir) as report:
-            dataset = _open_dataset(data, run_dir, report)
-            plan = _plan(run_dir, dataset, preset, overrides, length, seed, where, report)
-            cache = (data_dir if model else run_dir) / "evaluators"
+        board = open_board(run_dir) if tensorboard and crew.leads else None
+        lock = locked(run_dir / "lock", wait=False) if crew.leads else nullcontext()
+        with lock, Reporter(run_dir, crew.leads, board) as report:
+            dataset = _open_dataset(data, run_dir, report, crew)
+            plan = _plan(run_dir, dataset, preset, overrides, length, seed, crew, report)
+            run = Run(plan, dataset, run_dir, crew, report)
             registry = Registry(data_dir / "models")
             destination = Destination(model, registry, policy, job) if model else None
-            _run(
-                plan, dataset, run_dir, where, report, interrupt, until_fd, cache, destination
-            )  # fmt: skip
+            cache = (data_dir if model else run_dir) / "evaluators"
+            _run(run, interrupt, until_fd, cache, destination, save_sec)
+        crew.leave()
     except BlockingIOError:
         fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
     except (ConfigError, DataError, DivergedError, CheckpointError, ValueError) as error:
@@ -95,68 +111,64 @@ def main(
 
 
 def _run(
-    plan: Plan,
-    dataset: Dataset,
-    run_dir: Path,
-    device: torch.device,
-    report: Reporter,
+    run: Run,
     interrupt: Interrupt,
     until_fd: float | None,
     cache: Path,
     destination: Destination | None,
+    save_sec: float,
 ) -> None:
+    dataset, run_dir, report = run.dataset, run.run_dir, run.report
+
     def evaluator() -> Evaluator:
         report.phase("preparing the evaluator")
-        return load_or_train_evaluator(dataset, cache, device, report.advance)
+        return load_or_train_evaluator(dataset, cache, run.device, report.advance)
 
-    judge = evaluator() if until_fd is not None else None
+    judge = evaluator() if until_fd is not None and run.crew.leads else None
 
-    def target_reached(sampler: Sampler) -> bool:
-        if judge is None or until_fd is None:
-            return False
-        fd = evaluate(sampler, dataset, judge)["fd_cnn"]
-        report.say(f"fd_cnn {fd:.3f}, wanted {until_fd:g}")
-        return fd <= until_fd
+    def measured(sampler: Sampler) -> dict[str, Any] | None:
+        return None if judge is None else evaluate(sampler, dataset, judge)
 
     if not (run_dir / "generator.safetensors").is_file():
         interrupt.can_wait = True
-        if not train(plan, dataset, device, run_dir, report, interrupt.requested, target_reached):
+        if not train(run, interrupt.requested, measured, until_fd, save_sec):
             report.say(f"stopped; run the same command again to go on from {run_dir}")
             raise SystemExit(STOPPED)
         interrupt.can_wait = False
+    if not run.crew.leads:
+        return
 
     judge = judge or evaluator()
     report.phase("evaluating")
+    choose_average(run, judge)
     job = destination.job if destination else None
-    version = make_version(plan, run_dir, dataset, judge, device, job)
+    version = make_version(run.plan, run_dir, dataset, judge, run.device, job)
     write_snapshot(version, run_dir)
     report.say(told(version.metrics))
     if destination is not None:
         report.phase("registering")
-        result = _register(version, destination, dataset, run_dir, judge, device)
+        result = _register(version, destination, run, judge)
         verdict = "champion" if result["decision"]["promote"] else "not promoted"
         report.say(
             f"{destination.model}@{result['version']}: {verdict}, {result['decision']['reason']}"
         )
     report.phase("done")
+    write_report(run_dir, final=True)
 
 
 def _register(
-    version: Version,
-    destination: Destination,
-    dataset: Dataset,
-    run_dir: Path,
-    judge: Evaluator,
-    device: torch.device,
+    version: Version, destination: Destination, run: Run, judge: Evaluator
 ) -> dict[str, Any]:
     """Publish the version and write result.json; a job's worker moves the alias, not we."""
     registry, model, job = destination.registry, destination.model, destination.job
-    run_id = job or _run_id(run_dir)
-    result = publish(version, run_id, model, registry, dataset, judge, device, destination.policy)
+    run_id = job or _run_id(run.run_dir)
+    result = publish(
+        version, run_id, model, registry, run.dataset, judge, run.device, destination.policy
+    )
     decision = result["decision"]
     if job is None and decision["promote"]:
         registry.promote(model, result["version"], decision["reason"])
-    write_json(run_dir / "result.json", result)
+    write_json(run.run_dir / "result.json", result)
     return result
 
 
@@ -167,40 +179,49 @@ def _plan(
     overrides: dict[str, object],
     length: Length,
     seed: int,
-    device: torch.device,
+    crew: Crew,
     report: Reporter,
 ) -> Plan:
     name = preset_for(preset, dataset.resolution, dataset.channels)
     config = override(PRESETS[name], overrides)
     asked = asked_for(config, name, length, seed, dataset.hash)
     plan = stored_plan(run_dir, config, asked)
-    if plan is not None:
+    if not crew.agree([plan is None])[0]:
+        plan = plan or stored_plan(run_dir, config, asked)
+        assert plan is not None
         return plan
-    _check_size(dataset, config.batch_size)
+    warnings = check_fit(config, dataset, crew.size)
     network = config.network(dataset.resolution, dataset.channels, dataset.num_classes)
-    use_bf16 = wants_bf16(config.precision, device)
+    use_bf16 = wants_bf16(config.precision, crew.device)
     plan = Plan(config, network, use_bf16, seed, 0, None, asked)
     if length.minutes is not None:
         report.phase("measuring speed")
     seconds = min(6.0, 6 * (length.minutes or 1.0))
-    plan = fix_length(plan, length, lambda p: measure_speed(p, dataset, device, seconds))
-    about = {
-        "dataset": dataset.name,
-        "device": str(device),
-        "created_at": now_iso(),
-        "run_id": f"run-{now_iso()}-{seed}-{dataset.hash[:8]}",
-    }
-    store_plan(plan, run_dir, about)
-    return plan
+    plan = fix_length(plan, length, lambda p: measure_speed(p, dataset, crew, seconds))
+    if crew.leads:
+        about = {
+            "dataset": dataset.name,
+            "device": str(crew.device),
+            "created_at": now_iso(),
+            "run_id": f"run-{now_iso()}-{seed}-{dataset.hash[:8]}",
+            "class_counts": dataset.manifest.get("counts", {}),
+        }
+        store_plan(plan, run_dir, about)
+        for warning in warnings:
+            report.event("warning", warning, 0, 0.0)
+    crew.wait()
+    # What the leader measured and wrote is the plan of all.
+    stored = stored_plan(run_dir, config, asked)
+    assert stored is not None
+    return stored
 
 
-def _open_dataset(data: Path, run_dir: Path, report: Reporter) -> Dataset:
-    if is_packed(data):
-        return load_dataset(data)
-    packed = run_dir / "dataset"
-    if not is_packed(packed):
+def _open_dataset(data: Path, run_dir: Path, report: Reporter, crew: Crew) -> Dataset:
+    packed = data if is_packed(data) else run_dir / "dataset"
+    if crew.leads and not is_packed(packed):
         report.phase("importing")
         import_dataset(data, packed, name=data.stem, progress=report.advance)
+    crew.wait()
     return load_dataset(packed)
 
 
@@ -211,15 +232,6 @@ def _leave_nothing(run_dir: Path) -> None:
             (run_dir / name).unlink(missing_ok=True)
         if not any(run_dir.iterdir()):
             run_dir.rmdir()
-
-
-def _check_size(dataset: Dataset, batch_size: int) -> None:
-    there = int((~dataset.heldout).sum())
-    if there < batch_size:
-        raise ConfigError(
-            f"batch_size is {batch_size}, dataset {dataset.name!r} has {there} images to train on; "
-            f"use --set batch_size={max(2, there // 2)} or bring more images"
-        )
 
 
 def _run_id(run_dir: Path) -> str:

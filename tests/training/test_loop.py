@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import PRESETS, TrainConfig, override
-from training.loop import DivergedError, Hooks, training_loop
+from training.batches import Drawer
+from training.config import TrainConfig, override
+from training.crew import Crew
+from training.health import DivergedError
+from training.loop import Hooks, training_loop
+from training.objectives import discriminator_loss
+from training.presets import PRESETS
 from training.reals import Reals
+from training.schedules import moment_at
 from training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -29,7 +35,8 @@ def loop(config: TrainConfig, state: TrainingState, reals: Reals, total: int, **
         "interrupted": lambda: False,
         **hooks,
     }
-    return training_loop(config, state, reals, total, 64, float("inf"), False, Hooks(**calls))
+    hooks = Hooks(**calls)
+    return training_loop(config, state, reals, total, 64, float("inf"), False, hooks, Crew())
 
 
 def weights(net: torch.nn.Module) -> torch.Tensor:
@@ -64,7 +71,7 @@ def test_a_nan_in_a_player_ends_the_run_and_nothing_is_saved(player):
     state, reals = tiny_run(config)
     next(getattr(state, player).parameters()).data.view(-1)[0] = float("nan")
     saved = []
-    with pytest.raises(DivergedError, match="stopped being finite"):
+    with pytest.raises(DivergedError, match="is nan at image"):
         loop(config, state, reals, 10_000, save=lambda: saved.append(state.cur_nimg), tick_sec=0.0)
     assert saved == []
 
@@ -92,21 +99,24 @@ def test_a_snapshot_that_reached_the_target_ends_the_run():
     assert state.cur_nimg == 128
 
 
+def test_statistics_that_run_away_end_the_run_before_they_are_infinite():
+    config = override(PRESETS["tiny"], {"loss": "wasserstein", "lr_d": 1.0, "gamma": 0.01})
+    state, reals = tiny_run(config)
+    with pytest.raises(DivergedError, match="at image"):
+        loop(config, state, reals, 100_000, tick_sec=0.0)
+
+
 def test_exact_and_finite_difference_penalties_agree_on_a_network():
     # Their means over many draws agree; the same D, the same images, 400 draws of noise.
-    from training.loop import discriminator_loss
-    from training.losses import LOSSES
-
-    exact = override(PRESETS["tiny"], {"penalty": "exact", "precision": "fp32"})
+    exact = override(PRESETS["tiny"], {"penalty": "exact", "gamma": 1.0, "gamma_final": 1.0})
     finite = override(exact, {"penalty": "finite_difference", "penalty_epsilon": 0.01})
     state, reals = tiny_run(exact)
-    images, c = reals.next(16)
-    fakes = torch.zeros_like(images)
-    loss = LOSSES["relativistic"]
+    now = moment_at(exact, 0, 1000)
 
     def r1(config: TrainConfig) -> float:
-        stats = discriminator_loss(config, loss, state.D, images, fakes, c, 1.0, state.rng)
-        return stats["r1"].item()
+        reals.position = 0
+        batch = Drawer(config, reals, state.rng, None).next(now, for_d=True)
+        return discriminator_loss(config, state.G, state.D, batch, now)["r1"].item()
 
     estimates = torch.tensor([r1(finite) for _ in range(400)])
     error = estimates.std().item() / 400**0.5

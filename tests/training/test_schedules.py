@@ -1,13 +1,16 @@
 """Schedules, averages and the order of the reals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from training.ema import update_ema
+from training.presets import PRESETS
 from training.reals import Reals
-from training.schedules import Cosine
+from training.schedules import Cosine, moment_at
 
 
 def test_a_schedule_starts_at_base_passes_the_middle_and_stays_at_final():
@@ -20,6 +23,30 @@ def test_a_schedule_starts_at_base_passes_the_middle_and_stays_at_final():
 
 def test_a_burn_in_of_nothing_is_over_at_once():
     assert Cosine(1.0, 0.1).at(0, 0) == pytest.approx(0.1)
+
+
+def test_every_moving_setting_starts_and_ends_where_it_should():
+    config = replace(
+        PRESETS["cpu28"],
+        burn_in_fraction=0.5,
+        ema_fractions=(0.01, 0.1),
+        instance_noise=0.2,
+        augment="ada",
+        augment_p=0.4,
+    )
+    start, end, beyond = (moment_at(config, n, 1000) for n in (0, 500, 900))
+    assert (start.lr_g, end.lr_g) == pytest.approx((1e-3, 3e-4))
+    assert (start.beta2_d, end.beta2_d) == pytest.approx((0.9, 0.99))
+    assert (start.gamma, end.gamma) == pytest.approx((0.05, 0.005))
+    assert (start.instance_noise, end.instance_noise) == pytest.approx((0.2, 0.0))
+    assert (start.augment_p, end.augment_p) == pytest.approx((0.0, 0.4))
+    assert (start.ema_half_lives, end.ema_half_lives) == ((0.0, 0.0), pytest.approx((10, 100)))
+    assert beyond == end
+
+
+def test_a_constant_augmentation_is_there_from_the_first_image():
+    config = replace(PRESETS["cpu28"], augment="ada", augment_p=0.4, augment_schedule="constant")
+    assert moment_at(config, 0, 1000).augment_p == 0.4
 
 
 def test_half_of_the_old_average_is_left_after_a_half_life():
@@ -35,6 +62,13 @@ def test_a_half_life_of_nothing_copies_the_weights():
     net, ema = nn.Linear(2, 2), nn.Linear(2, 2)
     update_ema(ema, net, batch_size=1, half_life_nimg=0)
     assert torch.equal(net.weight, ema.weight)
+
+
+def test_running_statistics_are_averaged_with_the_weights():
+    net, ema = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+    net.running_mean.fill_(1.0)
+    update_ema(ema, net, batch_size=64, half_life_nimg=64)
+    assert ema.running_mean.item() == pytest.approx(0.5)
 
 
 def numbered_reals(n: int) -> Reals:
@@ -63,3 +97,16 @@ def test_images_arrive_in_range_with_their_labels():
     images, c = Reals(pixels, np.array([0, 1]), 0, torch.device("cpu")).next(2)
     assert images[c == 0].item() == -1.0
     assert images[c == 1].item() == 1.0
+
+
+def test_mirrored_reals_are_flipped_half_of_the_time_and_the_same_way_after_a_resume():
+    pixels = np.tile(np.array([0, 255], np.uint8).reshape(1, 1, 2, 1), (400, 1, 1, 1))
+
+    def flips(position: int, count: int) -> torch.Tensor:
+        reals = Reals(pixels, None, 0, torch.device("cpu"), mirror=True)
+        reals.position = position
+        return reals.next(count)[0][:, 0, 0, 0] > 0
+
+    drawn = flips(0, 400)
+    assert 140 < drawn.sum() < 260  # beyond 6 standard deviations: odds of 1 in 500 million
+    assert torch.equal(flips(100, 50), drawn[100:150])

@@ -13,6 +13,7 @@ import pytest
 from training.data.importing import import_dataset
 from training.model.checkpoint import load_generator
 from training.model.registry import Registry
+from training.progress import Reporter
 
 FAST = ("--preset", "tiny", "--set", "precision=fp32", "--threads", "1")
 
@@ -164,13 +165,52 @@ def test_the_article_preset_trains_from_an_npy_of_28_28_3(tmp_path):
     assert network.num_classes == 0
 
 
-@pytest.mark.parametrize(
-    "settings", [("loss=hinge", "penalty=exact"), ("loss=non_saturating", "penalty=exact")]
-)
-def test_every_loss_trains_with_exact_penalties(dataset, tmp_path, settings):
-    chosen = [arg for setting in settings for arg in ("--set", setting)]
-    done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 0.2, *FAST, *chosen)
+def test_the_vae_baseline_goes_through_the_same_command_and_metrics(dataset, tmp_path):
+    done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 0.2, *FAST,
+                 "--set", "objective=vae")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["fd_cnn"] > 0
+    stats = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert {"loss", "reconstruction", "kl"} <= stats[-1].keys()
+
+
+def test_the_best_of_several_averages_is_kept(dataset, tmp_path):
+    done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 0.5, *FAST,
+                 "--set", "ema_fractions=0.01,0.2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "averages.json").read_text())
+    assert [f["ema_fraction"] for f in found] == [0.01, 0.2]
+    best = min(range(2), key=lambda i: found[i]["fd_cnn"])
+    kept = (tmp_path / "generator.safetensors").read_bytes()
+    assert kept == (tmp_path / "averages" / f"{best}.safetensors").read_bytes()
+
+
+def test_a_run_can_be_looked_at(finished):
+    assert (finished / "report.html").is_file()
+    assert (finished / "samples.webp").is_file()
+    assert list((finished / "plots").glob("*.png"))
+
+
+def test_statistics_of_a_resumed_run_are_appended_and_those_taken_back_are_dropped(tmp_path):
+    reporter = Reporter(tmp_path)
+    for nimg in (100, 200, 300):
+        reporter.tick(nimg, 400, 1.0, 10.0, {"loss_D": 1.0})
+    with (tmp_path / "stats.jsonl").open("a") as f:
+        f.write('{"cur_nimg": 40')  # torn by a kill
+    Reporter(tmp_path).resume(200, 1.0)
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["cur_nimg"] for line in lines] == [100, 200]
+    assert "resuming at 0.2 kimg" in (tmp_path / "events.jsonl").read_text()
+
+
+def test_tensorboard_writes_events_or_says_what_is_missing(dataset, tmp_path):
+    done = train("--data", dataset, "--run-dir", tmp_path / "run", "--kimg", 0.1, *FAST,
+                 "--tensorboard")  # fmt: skip
+    if done.returncode == 2:
+        assert done.stderr.splitlines()[-1].endswith("pip install 'noisewell[tensorboard]'")
+        assert not (tmp_path / "run").exists()
+    else:
+        assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
 def test_a_run_that_reaches_its_target_stops_early(dataset, tmp_path):

@@ -23,18 +23,23 @@ class _Reference:
 
 
 def evaluate(
-    sampler: Sampler, dataset: Dataset, evaluator: Evaluator, num_samples: int = DEFAULT_SAMPLES
+    sampler: Sampler,
+    dataset: Dataset,
+    evaluator: Evaluator,
+    num_samples: int = DEFAULT_SAMPLES,
+    first_seed: int = 0,
 ) -> dict[str, Any]:
     """Numbers for `sampler` on the held-out images of `dataset`, as plain JSON values.
 
-    Fakes are seeds 0…N-1 with the labels of the held-out images, N at most `num_samples`; the
-    floor compares as many training images with the same held-out ones. `class_accuracy` is absent
-    without labels. Raises ValueError if dataset and generator make different images.
+    Fakes are N seeds from `first_seed` on, with the labels of the held-out images, N at most
+    `num_samples`; the floor compares as many training images with the same held-out ones.
+    `class_accuracy` is absent without labels. Raises ValueError if dataset and generator make
+    different images.
     """
     _check_fit(sampler, dataset)
     reference = _reference(dataset, evaluator, num_samples)
     n = len(reference.features)
-    fakes = sampler.from_seeds(range(n), reference.labels)
+    fakes = sampler.from_seeds(range(first_seed, first_seed + n), reference.labels)
     features, predictions = evaluator(fakes)
     report: dict[str, Any] = {
         "num_samples": n,

@@ -32,7 +32,29 @@ PRESETS: dict[str, PresetInfo] = {
         "a very small strided network: tests, and a first try at 64 to 256 pixels",
         resolutions=(28, 32, 64, 128, 256),
     ),
+    "lite32": PresetInfo("R3GAN blocks for 32×32, for minutes of a GPU", resolutions=(32,)),
+    "lite64": PresetInfo("R3GAN blocks for 64×64, for hours of a GPU", resolutions=(64,)),
+    "r3gan-stacked-mnist": PresetInfo(
+        "R3GAN as published for Stacked-MNIST, 10,000 kimg", resolutions=(32,), channels=(3,)
+    ),
+    "r3gan-cifar10": PresetInfo(
+        "R3GAN as published for CIFAR-10, 250,000 kimg", resolutions=(32,), channels=(3,)
+    ),
+    "r3gan-ffhq64": PresetInfo(
+        "R3GAN as published for FFHQ at 64×64, 100,000 kimg", resolutions=(64,), channels=(3,)
+    ),
+    "r3gan-ffhq256": PresetInfo(
+        "R3GAN as published for FFHQ at 256×256, 200,000 kimg", resolutions=(256,), channels=(3,)
+    ),
+    "dcgan": PresetInfo(
+        "the classic: transposed convolutions with batch normalisation",
+        resolutions=(28, 32, 64, 128),
+    ),
     "article": PresetInfo("the dense example the project grew from", resolutions=(28,)),
+    "vae": PresetInfo(
+        "no GAN: a small variational autoencoder to compare with",
+        resolutions=(28, 32, 64, 128, 256),
+    ),
 }
 
 

@@ -1,27 +1,60 @@
 """Owns the step from a NetworkConfig to freshly initialised networks."""
 
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from training.model.networks.config import NetworkConfig
+from training.model.networks.config import Architecture, NetworkConfig
+from training.model.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from training.model.networks.dense import DenseDiscriminator, DenseGenerator
-from training.model.networks.strided import StridedDiscriminator, StridedGenerator
+from training.model.networks.r3gan import R3GANDiscriminator, R3GANGenerator
+from training.model.networks.spectral import normalise_spectra
+from training.model.networks.strided import (
+    StridedDiscriminator,
+    StridedEncoder,
+    StridedGenerator,
+)
 
 NetT = TypeVar("NetT", bound=nn.Module)
+Builders = Mapping[Architecture, Callable[[NetworkConfig], nn.Module]]
+
+_GENERATORS: Builders = {
+    "dense": DenseGenerator,
+    "dcgan": DCGANGenerator,
+    "strided": StridedGenerator,
+    "r3gan": R3GANGenerator,
+}
+_DISCRIMINATORS: Builders = {
+    "dense": DenseDiscriminator,
+    "dcgan": DCGANDiscriminator,
+    "strided": StridedDiscriminator,
+    "r3gan": R3GANDiscriminator,
+}
 
 
 def build_generator(config: NetworkConfig) -> nn.Module:
     """G: z (B, z_dim) float, c (B,) int64 → (B, img_channels, R, R); c is ignored if unlabelled."""
-    return StridedGenerator(config) if config.architecture == "strided" else DenseGenerator(config)
+    return _GENERATORS[config.architecture](config)
 
 
 def build_discriminator(config: NetworkConfig) -> nn.Module:
     """D: images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32."""
-    if config.architecture == "strided":
-        return StridedDiscriminator(config)
-    return DenseDiscriminator(config)
+    net = _DISCRIMINATORS[config.architecture](config)
+    return normalise_spectra(net) if config.spectral_norm else net
+
+
+def build_encoder(config: NetworkConfig) -> nn.Module:
+    """A VAE's encoder: images, c (B,) int64 → (mean, log_variance), each (B, z_dim) in fp32.
+
+    Raises ValueError for an architecture that has none.
+    """
+    if config.architecture != "strided":
+        raise ValueError(
+            f"architecture {config.architecture!r} has no encoder for a VAE; use 'strided'"
+        )
+    return StridedEncoder(config)
 
 
 def place(net: NetT, device: torch.device) -> NetT:

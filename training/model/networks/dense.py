@@ -2,18 +2,18 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from training.model.networks.config import NetworkConfig
-from training.model.networks.layers import LatentInput, LogitHead, linear, lrelu
+from training.model.networks.config import NetworkConfig, PixelOutput
+from training.model.networks.layers import LatentInput, LogitHead, as_pixels, linear, lrelu
 
 
 class DenseGenerator(nn.Module):
-    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R) in (-1, 1), fp32."""
+    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R), fp32."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.output: PixelOutput = config.pixel_output
         self.shape = (config.img_channels, config.img_resolution, config.img_resolution)
         self.input = LatentInput(config.z_dim, config.num_classes, config.embed_dim)
         sizes = (self.input.out_dim, *config.widths)
@@ -24,7 +24,7 @@ class DenseGenerator(nn.Module):
         x = self.input(z, c)
         for layer in self.hidden:
             x = lrelu(layer(x))
-        return torch.tanh(self.to_pixels(x).float()).unflatten(1, self.shape)
+        return as_pixels(self.to_pixels(x), self.output).unflatten(1, self.shape)
 
 
 class DenseDiscriminator(nn.Module):

@@ -1,4 +1,4 @@
-"""Owns the layers both architectures share: He-scaled linear maps, class input and class head."""
+"""Owns what the architectures share: He-scaled maps, class input, class head, the way to pixels."""
 
 import math
 from typing import Any, cast
@@ -6,12 +6,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from training.model.networks.config import PixelOutput
+
 LEAK = 0.2
 
 
 def lrelu(x: Tensor) -> Tensor:
-    """LeakyReLU with slope .2, the one non-linearity of every network here."""
-    return nn.functional.leaky_relu(x, LEAK)
+    """LeakyReLU with slope .2, the one non-linearity of every network here; overwrites x.
+
+    x must be the fresh output of a linear map, which needs it no more: a copy of it would cost a
+    twelfth of a training step on a CPU.
+    """
+    return nn.functional.leaky_relu(x, LEAK, inplace=True)
 
 
 class _Clamp(torch.autograd.Function):
@@ -35,7 +41,17 @@ def to_range(x: Tensor) -> Tensor:
     D then sees what is served. Unbounded, it tells fakes by values no real pixel has; behind a
     tanh, pixels saturate before D has taught anything: docs/log.md, 2026-11-23, has the comparison.
     """
-    return cast(Tensor, _Clamp.apply(x.float()))
+    x = x.float()
+    if torch.is_grad_enabled() and x.requires_grad:
+        return cast(Tensor, _Clamp.apply(x))
+    return x.clamp(-1, 1)  # the same pixels, and an operator that every exporter knows
+
+
+def as_pixels(x: Tensor, output: PixelOutput) -> Tensor:
+    """What G's last layer gives → pixels in fp32: in [-1, 1], but for `linear`."""
+    if output == "clamp":
+        return to_range(x)
+    return x.float().tanh() if output == "tanh" else x.float()
 
 
 def init_he(module: nn.Module, fan_in: int, gain: float = math.sqrt(2 / (1 + LEAK**2))) -> None:
@@ -73,13 +89,13 @@ class LogitHead(nn.Module):
     """Features (B, F) and classes (B,) → logits (B,), always in fp32.
 
     Conditional: ⟨features, embedding(c)⟩/√F (Miyato & Koyama 2018, arXiv 1802.05637, eq. 3, without
-    its unconditional term, as in R3GAN). Unconditional: one linear map.
+    its unconditional term, as in R3GAN). Unconditional: one linear map. `scale` replaces 1/√F.
     """
 
-    def __init__(self, feature_dim: int, num_classes: int) -> None:
+    def __init__(self, feature_dim: int, num_classes: int, scale: float | None = None) -> None:
         super().__init__()
         self.embedding = nn.Embedding(max(num_classes, 1), feature_dim)
-        self.scale = 1 / math.sqrt(feature_dim)
+        self.scale = 1 / math.sqrt(feature_dim) if scale is None else scale
 
     def forward(self, features: Tensor, c: Tensor) -> Tensor:
         return (features.float() * self.embedding(c).float()).sum(dim=1) * self.scale

@@ -4,8 +4,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from training.model.networks.config import NetworkConfig
-from training.model.networks.layers import LatentInput, LogitHead, init_he, linear, lrelu, to_range
+from training.model.networks.config import NetworkConfig, PixelOutput
+from training.model.networks.layers import (
+    LatentInput,
+    LogitHead,
+    as_pixels,
+    init_he,
+    linear,
+    lrelu,
+)
 
 
 def _conv3(channels_in: int, channels_out: int, gain: float | None = None) -> nn.Conv2d:
@@ -27,10 +34,11 @@ def _down(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class StridedGenerator(nn.Module):
-    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R) in [-1, 1], fp32."""
+    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R), fp32."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.output: PixelOutput = config.pixel_output
         self.start_shape = (config.widths[0], config.start_resolution, config.start_resolution)
         self.input = LatentInput(config.z_dim, config.num_classes, config.embed_dim)
         self.start = linear(self.input.out_dim, config.widths[0] * config.start_resolution**2)
@@ -43,11 +51,11 @@ class StridedGenerator(nn.Module):
         x = lrelu(self.convs[0](x))
         for up, conv in zip(self.ups, self.convs[1:], strict=True):
             x = lrelu(conv(lrelu(up(x))))  # (B, C/2, 2R, 2R)
-        return to_range(self.to_pixels(x))
+        return as_pixels(self.to_pixels(x), self.output)
 
 
-class StridedDiscriminator(nn.Module):
-    """images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32."""
+class _StridedFeatures(nn.Module):
+    """images (B, img_channels, R, R) → features (B, feature_dim)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -56,10 +64,38 @@ class StridedDiscriminator(nn.Module):
         self.convs = nn.ModuleList(_conv3(w, w) for w in widths)
         self.downs = nn.ModuleList(_down(high, low) for high, low in pairwise(widths))
         self.features = linear(widths[-1] * config.start_resolution**2, config.feature_dim)
-        self.head = LogitHead(config.feature_dim, config.num_classes)
 
-    def forward(self, images: Tensor, c: Tensor) -> Tensor:
+    def describe(self, images: Tensor) -> Tensor:
         x = lrelu(self.convs[0](lrelu(self.from_pixels(images))))
         for down, conv in zip(self.downs, self.convs[1:], strict=True):
             x = lrelu(conv(lrelu(down(x))))
-        return self.head(lrelu(self.features(x.flatten(1))), c)
+        return lrelu(self.features(x.flatten(1)))
+
+
+class StridedDiscriminator(_StridedFeatures):
+    """images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self.head = LogitHead(config.feature_dim, config.num_classes)
+
+    def forward(self, images: Tensor, c: Tensor) -> Tensor:
+        return self.head(self.describe(images), c)
+
+
+class StridedEncoder(_StridedFeatures):
+    """images (B, img_channels, R, R), c (B,) int64 → (mean, log_variance), each (B, z_dim), fp32.
+
+    The normal distribution q(z | image, c) of a VAE (Kingma & Welling 2014, arXiv 1312.6114,
+    eq. 9), made of D's body.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self.join = LatentInput(config.feature_dim, config.num_classes, config.embed_dim)
+        self.moments = linear(self.join.out_dim, 2 * config.z_dim, gain=1.0)
+
+    def forward(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.moments(self.join(self.describe(images), c)).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, log_variance

@@ -1,0 +1,49 @@
+"""Owns the choice among a run's averages of G, after the run, by their measured distance."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training.metrics.evaluation import evaluate
+from training.metrics.features import Evaluator
+from training.model.checkpoint import load_into, parse
+from training.model.files import sha256_bytes, write_atomic
+from training.model.networks.build import build_generator
+from training.model.sampling import Sampler
+from training.run import Run
+
+CHOICE_SEED = 10**6  # seeds that no reported number uses: a choice must not flatter its own report
+
+
+def choose_average(run: Run, evaluator: Evaluator) -> None:
+    """Leave the average with the lowest `fd_cnn` as generator.safetensors, and averages.json.
+
+    Several half-lives are kept because which one is best shows only afterwards (Karras et al. 2023,
+    arXiv 2312.02696, section 3).
+    """
+    fractions = run.plan.config.ema_fractions
+    files = [run.run_dir / "averages" / f"{i}.safetensors" for i in range(len(fractions))]
+    report: list[dict[str, Any]] = []
+    if len(files) > 1:
+        distances = [_distance(path, run, evaluator) for path in files]
+        report = [
+            {"ema_fraction": fraction, "fd_cnn": distance}
+            for fraction, distance in zip(fractions, distances, strict=True)
+        ]
+        best = distances.index(min(distances))
+        run.report.say(
+            f"average over {fractions[best]:g} of the run is best: "
+            + ", ".join(f"{r['ema_fraction']:g} gives fd_cnn {r['fd_cnn']:.3f}" for r in report)
+        )
+    else:
+        best = 0
+    write_atomic(run.run_dir / "averages.json", json.dumps(report).encode())
+    write_atomic(run.run_dir / "generator.safetensors", files[best].read_bytes())
+
+
+def _distance(path: Path, run: Run, evaluator: Evaluator) -> float:
+    weights = path.read_bytes()
+    generator = build_generator(run.plan.network)
+    load_into(generator, parse(weights, sha256_bytes(weights), str(path)), str(path))
+    sampler = Sampler(generator.requires_grad_(False), run.plan.network, run.device)
+    return evaluate(sampler, run.dataset, evaluator, first_seed=CHOICE_SEED)["fd_cnn"]
