@@ -48,6 +48,7 @@ class TrainConfig:
     group_size: int = 16
     output: Output = "native"
     spectral_norm: bool = False
+    modulation: bool = False
     init: Scheme = "native"
 
     # objective: adversarial_weight·loss + (γ/2)·(r1_weight·R1 + r2_weight·R2) + gp_weight·GP
@@ -144,6 +145,7 @@ class TrainConfig:
                 group_size=self.group_size,
                 output=self.output,
                 spectral_norm=self.spectral_norm,
+                modulation=self.modulation,
             )
             while self.architecture != "dense" and network.start_resolution > 8:
                 network = replace(network, widths=(network.widths[0], *network.widths))

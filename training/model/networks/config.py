@@ -24,7 +24,8 @@ class NetworkConfig:
     has them in reverse). num_classes: 0 means unconditional. blocks, group_size: residual blocks a
     resolution, and channels a group of their 3×3, 0 for dense (r3gan). output: how G's last layer
     becomes pixels; native is clamp for strided, tanh for dense and dcgan, linear for r3gan.
-    spectral_norm: of D's weights.
+    spectral_norm: of D's weights. modulation: whether G's latent and class scale the channels of
+    every resolution (strided).
     """
 
     architecture: Architecture
@@ -39,6 +40,7 @@ class NetworkConfig:
     group_size: int = 16
     output: Output = "native"
     spectral_norm: bool = False
+    modulation: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("architecture", self.architecture, get_args(Architecture))
@@ -104,7 +106,7 @@ class NetworkConfig:
         if not required <= set(value) <= known:
             raise ValueError(f"network config has fields {sorted(value)}; expected {sorted(known)}")
         for name in value.keys() - {"architecture", "output", "widths"}:
-            expected = bool if name == "spectral_norm" else int
+            expected = bool if name in ("spectral_norm", "modulation") else int
             if type(value[name]) is not expected:
                 a_kind = "true or false" if expected is bool else "an integer"
                 raise ValueError(f"network config {name} is {value[name]!r}; expected {a_kind}")

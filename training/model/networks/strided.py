@@ -34,7 +34,11 @@ def _down(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class StridedGenerator(nn.Module):
-    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R), fp32."""
+    """z (B, z_dim), c (B,) int64 → images (B, img_channels, R, R), fp32.
+
+    Modulated, latent and class also scale every channel at every resolution (self-modulation: Chen
+    et al. 2019, arXiv 1810.01365, without its normalisation), not the lowest alone.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -44,14 +48,25 @@ class StridedGenerator(nn.Module):
         self.start = linear(self.input.out_dim, config.widths[0] * config.start_resolution**2)
         self.convs = nn.ModuleList(_conv3(w, w) for w in config.widths)
         self.ups = nn.ModuleList(_up(low, high) for low, high in pairwise(config.widths))
+        self.scales = nn.ModuleList(
+            linear(self.input.out_dim, width, gain=0.3)
+            for width in config.widths
+            if config.modulation
+        )
         self.to_pixels = _conv3(config.widths[-1], config.img_channels, gain=1.0)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        x = lrelu(self.start(self.input(z, c))).unflatten(1, self.start_shape)  # (B, C, 7, 7)
-        x = lrelu(self.convs[0](x))
-        for up, conv in zip(self.ups, self.convs[1:], strict=True):
-            x = lrelu(conv(lrelu(up(x))))  # (B, C/2, 2R, 2R)
+        latent = self.input(z, c)
+        x = lrelu(self.start(latent)).unflatten(1, self.start_shape)  # (B, C, 7, 7)
+        x = self._scaled(lrelu(self.convs[0](x)), latent, 0)
+        for i, (up, conv) in enumerate(zip(self.ups, self.convs[1:], strict=True), start=1):
+            x = self._scaled(lrelu(conv(lrelu(up(x)))), latent, i)  # (B, C/2, 2R, 2R)
         return as_pixels(self.to_pixels(x), self.output)
+
+    def _scaled(self, x: Tensor, latent: Tensor, level: int) -> Tensor:
+        if not self.scales:
+            return x
+        return x * (1 + self.scales[level](latent))[:, :, None, None]
 
 
 class _StridedFeatures(nn.Module):
