@@ -92,11 +92,10 @@ def generator_loss(
     """G's objective `loss_G` on fresh fakes, paired with the batch's reals where the loss pairs."""
     loss = make_loss(config.loss)
     fakes = generator(batch.z, batch.c)
-    views, disguises = [fakes], [batch.fake_disguise]
+    real_logits = fake_logits = _look(discriminator, [fakes], [batch.fake_disguise], batch.c)
     if loss.g_needs_reals:
-        views, disguises = [batch.images, fakes], [batch.real_disguise, batch.fake_disguise]
-    logits = _look(discriminator, views, disguises, batch.c)
-    real_logits, fake_logits = logits[: -len(batch)], logits[-len(batch) :]
+        with torch.no_grad():  # nothing of G stands behind them
+            real_logits = _look(discriminator, [batch.images], [batch.real_disguise], batch.c)
     return {"loss_G": config.adversarial_weight * loss.g(real_logits, fake_logits)}
 
 

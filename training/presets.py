@@ -6,7 +6,14 @@ from training.config import ConfigError, TrainConfig
 from training.model.presets import PRESETS as PRESET_INFO
 from training.model.presets import fitting
 
-_STRIDED = TrainConfig(architecture="strided", widths=(64, 32, 16), modulation=True, batch_size=16)
+_STRIDED = TrainConfig(
+    architecture="strided",
+    widths=(64, 32, 16),
+    modulation=True,
+    batch_size=16,
+    gamma_final=0.01,
+    lr_final_ratio=0.1,
+)
 
 # Rates, β2, weights and shapes as published: Huang et al. 2024, arXiv 2501.05441, appendix. The
 # fractions are the published images over the published length (stacked-mnist 10, cifar10 250,
@@ -38,10 +45,8 @@ _LITE = replace(
 )
 
 PRESETS: dict[str, TrainConfig] = {
-    "cpu28": _STRIDED,
-    "cpu32": replace(
-        _STRIDED, widths=(128, 64, 32), gamma=0.03, gamma_final=0.003, lr_final_ratio=0.2
-    ),
+    "cpu28": replace(_STRIDED, ema_fractions=(0.05,)),
+    "cpu32": replace(_STRIDED, widths=(128, 64, 32)),
     "tiny": replace(_STRIDED, widths=(16, 8), z_dim=16, embed_dim=8, feature_dim=16),
     "lite32": _LITE,
     "lite64": replace(_LITE, widths=(512, 512, 256, 128, 64), gamma=1.0, gamma_final=0.1),

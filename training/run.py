@@ -126,7 +126,7 @@ def _hooks(
     save_sec: float,
 ) -> Hooks:
     if not run.crew.leads:
-        return Hooks(_ignore, lambda: False, lambda: None, interrupted, _ignore)
+        return _followers_hooks(state, interrupted)
     plan, report, run_dir = run.plan, run.report, run.run_dir
     last = [time.monotonic(), state.cur_nimg]
 
@@ -152,6 +152,16 @@ def _hooks(
         report.event("out_of_memory", text, state.cur_nimg, state.elapsed_sec)
 
     return Hooks(tick, snapshot, lambda: state.save(run_dir), interrupted, event, save_sec=save_sec)
+
+
+def _followers_hooks(state: TrainingState, interrupted: Callable[[], bool]) -> Hooks:
+    """Of a process that writes nothing; what breaks the leader's run breaks its own beside it."""
+
+    def snapshot() -> bool:
+        check_weights(state.G_ema.state_dict(), state.cur_nimg)
+        return False
+
+    return Hooks(_ignore, snapshot, state.check, interrupted, _ignore)
 
 
 def _roll_back(run: Run, state: TrainingState, error: DivergedError) -> None:

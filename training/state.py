@@ -69,9 +69,8 @@ class TrainingState:
 
         Raises DivergedError, and keeps the one before, if a weight or a moment is not finite.
         """
-        tensors = self._tensors()
-        check_weights(tensors, self.cur_nimg)
-        data = serialize(tensors)
+        self.check()
+        data = serialize(self._tensors())
         name = f"state-{self.cur_nimg:012d}.safetensors"
         write_atomic(run_dir / name, data)
         pointer = {
@@ -83,6 +82,10 @@ class TrainingState:
         for path in run_dir.glob("state-*.safetensors"):
             if path.name != name:
                 path.unlink()
+
+    def check(self) -> None:
+        """Raises DivergedError if a weight or a moment is not finite."""
+        check_weights(self._tensors(), self.cur_nimg)
 
     def load(self, run_dir: Path) -> bool:
         """Go on from `run_dir`; False if nothing was saved there. Raises CheckpointError."""

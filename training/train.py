@@ -196,7 +196,8 @@ def _plan(
     plan = Plan(config, network, use_bf16, seed, 0, None, asked)
     if length.minutes is not None:
         report.phase("measuring speed")
-    seconds = min(6.0, 6 * (length.minutes or 1.0))
+    minutes = length.minutes or 1.0
+    seconds = max(min(6.0, 6 * minutes), min(20.0, 0.6 * minutes))  # a hundredth of a longer run
     plan = fix_length(plan, length, lambda p: measure_speed(p, dataset, crew, seconds))
     if crew.leads:
         about = {

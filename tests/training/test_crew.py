@@ -62,3 +62,23 @@ def test_two_processes_follow_one_within_1e_4_after_50_steps(tmp_path, capsys):
     # One of them talks, writes and measures.
     assert (two / "metrics.json").is_file()
     assert len((two / "events.jsonl").read_text().splitlines()) == 2  # the warnings, once each
+
+
+def test_processes_that_train_together_break_and_give_up_together(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command += ["-m", "training.train", "--data", str(dataset(tmp_path)), *RUN]
+    command += ["--run-dir", str(tmp_path / "run"), "--set", "loss=wasserstein"]
+    command += ["--set", "lr_d=1.0", "--set", "gamma=0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert "training broke 4 times" in done.stderr
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert events.count('"rolled_back"') == 3
+    assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values())
