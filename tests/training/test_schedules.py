@@ -29,6 +29,8 @@ def test_every_moving_setting_starts_and_ends_where_it_should():
     config = replace(
         PRESETS["cpu28"],
         burn_in_fraction=0.5,
+        lr_final_ratio=0.3,
+        gamma_final=0.005,
         ema_fractions=(0.01, 0.1),
         instance_noise=0.2,
         augment="ada",
