@@ -6,9 +6,8 @@ from typing import Any
 
 from training.metrics.evaluation import evaluate
 from training.metrics.features import Evaluator
-from training.model.checkpoint import load_into, parse
-from training.model.files import sha256_bytes, write_atomic
-from training.model.networks.build import build_generator
+from training.model.checkpoint import trained_generator
+from training.model.files import write_atomic
 from training.model.sampling import Sampler
 from training.run import Run
 
@@ -42,8 +41,6 @@ def choose_average(run: Run, evaluator: Evaluator) -> None:
 
 
 def _distance(path: Path, run: Run, evaluator: Evaluator) -> float:
-    weights = path.read_bytes()
-    generator = build_generator(run.plan.network)
-    load_into(generator, parse(weights, sha256_bytes(weights), str(path)), str(path))
-    sampler = Sampler(generator.requires_grad_(False), run.plan.network, run.device)
+    generator = trained_generator(path.read_bytes(), run.plan.network, str(path))
+    sampler = Sampler(generator, run.plan.network, run.device)
     return evaluate(sampler, run.dataset, evaluator, first_seed=CHOICE_SEED)["fd_cnn"]

@@ -217,9 +217,13 @@ def _contradictions(c: TrainConfig) -> Iterator[str]:
             f"compile={c.compile} cannot differentiate twice, which penalty=exact and gp_weight "
             "need; use compile=off, or penalty=finite_difference with gp_weight=0"
         )
-    if c.augment == "none" and (c.augment_p or c.augment_same_draw):
-        yield "augment is none, but augment_p or augment_same_draw is set; use augment=ada"
-    if c.augment != "none" and not c.augment_p and c.augment_schedule != "adaptive":
+    adaptive = c.augment_schedule == "adaptive"
+    if c.augment == "none" and (c.augment_p or c.augment_same_draw or adaptive):
+        yield (
+            "augment is none, but augment_p, augment_same_draw or an adaptive schedule is set; "
+            "use augment=ada"
+        )
+    if c.augment != "none" and not c.augment_p and not adaptive:
         yield (
             f"augment={c.augment} with augment_p=0 changes no image; "
             "use augment_p=0.3 or augment_schedule=adaptive"

@@ -11,9 +11,9 @@ from training.cards import model_card
 from training.data.dataset import Dataset
 from training.metrics.evaluation import evaluate
 from training.metrics.features import Evaluator
-from training.model.checkpoint import CheckpointError, load_generator, load_into, parse
+from training.model.checkpoint import CheckpointError, load_generator, trained_generator
 from training.model.files import sha256_bytes, write_atomic, write_json
-from training.model.networks.build import build_generator, num_parameters
+from training.model.networks.build import num_parameters
 from training.model.registry import Registry
 from training.model.sampling import Sampler
 from training.plan import Plan
@@ -42,9 +42,8 @@ def make_version(
 ) -> Version:
     """Measure the run's generator.safetensors and put a version together around it."""
     weights = (run_dir / "generator.safetensors").read_bytes()
-    generator = build_generator(plan.network)
-    load_into(generator, parse(weights, sha256_bytes(weights), str(run_dir)), str(run_dir))
-    sampler = Sampler(generator.requires_grad_(False), plan.network, device)
+    generator = trained_generator(weights, plan.network, str(run_dir))
+    sampler = Sampler(generator, plan.network, device)
     metrics = evaluate(sampler, dataset, evaluator)
     manifest = {
         "network": plan.network.to_json(),

@@ -139,8 +139,9 @@ def _hooks(
     def snapshot() -> bool:
         check_weights(state.G_ema.state_dict(), state.cur_nimg)
         sampler = served_sampler(state.G_ema, plan.network, run.device)
-        write_samples(run_dir / "samples" / f"{state.cur_nimg:012d}.png", sample_grid(sampler))
-        write_samples(run_dir / "samples.png", sample_grid(sampler))
+        grid = sample_grid(sampler)
+        write_samples(run_dir / "samples" / f"{state.cur_nimg:012d}.png", grid)
+        write_samples(run_dir / "samples.png", grid)
         metrics = measured(sampler)
         if metrics is not None:
             report.measured(metrics, state.cur_nimg, state.elapsed_sec)

@@ -90,6 +90,7 @@ def test_a_strided_network_starts_from_eight_pixels_or_fewer():
         ("label_smoothing=0.1", "loss=relativistic has no label to smooth"),
         ("accumulation=7", "accumulation is 7, which does not divide batch_size 16"),
         ("augment_p=0.3", "augment is none"),
+        ("augment_schedule=adaptive", "augment is none"),
         ("augment=ada", "augment=ada with augment_p=0 changes no image"),
         ("lr_g=true", "lr_g is True; expected a number"),
         ("nothing", "expected key=value"),

@@ -51,6 +51,13 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     module.load_state_dict(tensors)
 
 
+def trained_generator(weights: bytes, config: NetworkConfig, what: str) -> nn.Module:
+    """The generator of weights that a run has just written, on the CPU; raises CheckpointError."""
+    generator = build_generator(config)
+    load_into(generator, parse(weights, sha256_bytes(weights), what), what)
+    return generator.requires_grad_(False)
+
+
 def read_manifest(version_dir: Path) -> dict[str, Any]:
     """manifest.json of a version directory; raises CheckpointError if it is unreadable."""
     path = version_dir / "manifest.json"
