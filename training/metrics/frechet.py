@@ -1,9 +1,12 @@
 """Owns the Fréchet distance between two sets of features."""
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+def frechet_distance(a: Array, b: Array) -> float:
     """‖μ₁-μ₂‖² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of features a (n, F) and b (m, F), n, m ≥ 2.
 
     The distance between the Gaussians fitted to them (Dowson & Landau 1982; Heusel et al. 2017,
@@ -11,9 +14,11 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"Fréchet distance of {len(a)} and {len(b)} features; expected 2 or more")
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    cov_a = np.atleast_2d(np.cov(a, rowvar=False))
-    cov_b = np.atleast_2d(np.cov(b, rowvar=False))
+    return gaussian_distance(a.mean(axis=0), _covariance(a), b.mean(axis=0), _covariance(b))
+
+
+def gaussian_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+    """The same from means (F,) and covariances (F, F)."""
     # tr (Σ₁Σ₂)^½ = tr (Σ₁^½ Σ₂ Σ₁^½)^½, which is symmetric: no complex square roots.
     root_a = _sqrt(cov_a)
     eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
@@ -22,6 +27,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(max(distance, 0.0))
 
 
-def _sqrt(matrix: np.ndarray) -> np.ndarray:
+def _covariance(features: Array) -> Array:
+    return np.atleast_2d(np.cov(features, rowvar=False))
+
+
+def _sqrt(matrix: Array) -> Array:
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
