@@ -263,6 +263,7 @@ class Attempt:
         compared = result["champion"]
         if champion != compared and self._job.promote != "always":
             return {
+                **decision,
                 "promote": False,
                 "reason": f"The champion became version {champion} while this job ran, which was"
                 f" compared with version {compared}; promote it by hand if it is better.",

@@ -6,7 +6,7 @@ from importlib.resources.abc import Traversable
 
 import structlog
 
-from training.model.registry import FILES, DamagedError, Registry
+from training.model.registry import DamagedError, Registry
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +22,8 @@ def install_bundled(registry: Registry, box: Traversable | None = None) -> None:
         if folder.is_dir() and folder.joinpath("manifest.json").is_file():
             model = folder.name
             manifest = json.loads(folder.joinpath("manifest.json").read_bytes())
-            files = {name: folder.joinpath(name).read_bytes() for name in FILES}
+            others = (file for file in folder.iterdir() if file.name != "manifest.json")
+            files = {file.name: file.read_bytes() for file in others}
             try:
                 _install(registry, model, files, manifest)
             except DamagedError as error:  # other models can be served all the same

@@ -1,10 +1,12 @@
 """Owns every setting of the service, and is the only reader of the environment."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from training.model.rules import parse_rules
 
 
 class Settings(BaseSettings):
@@ -45,6 +47,9 @@ class Settings(BaseSettings):
     lease_sec: float = Field(default=8, gt=0)
     max_event_streams: int = Field(default=100, ge=1)
 
+    # What a candidate must show to become champion: name=value, with commas or spaces between.
+    promotion_rules: Annotated[tuple[str, ...], NoDecode] = ()
+
     # How often to look for what other processes changed.
     poll_sec: float = Field(default=1, gt=0)
 
@@ -53,6 +58,17 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: SecretStr | None) -> SecretStr | None:
         """An empty variable is a forgotten key, and must not count as one."""
         return value if value is not None and value.get_secret_value().strip() else None
+
+    @field_validator("promotion_rules", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("promotion_rules", mode="after")
+    @classmethod
+    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_rules(value)
+        return value
 
     @property
     def models_dir(self) -> Path:

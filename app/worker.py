@@ -153,6 +153,8 @@ def default_trainer_command(settings: Settings) -> TrainerCommand:
         for name, value in job.overrides.items():
             text = value if isinstance(value, str) else json.dumps(value)
             args += ["--set", f"{name}={text}"]
+        for rule in settings.promotion_rules:
+            args += ["--rule", rule]
         return [sys.executable, "-m", "training.train", *args, "--exit-with-stdin"]
 
     return command

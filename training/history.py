@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def number(value: Any) -> float | None:
     return value if is_number and math.isfinite(value) else None
 
 
-def real_score(metrics: Row, name: str) -> float | None:
+def real_score(metrics: Mapping[str, Any], name: str) -> float | None:
     """What real images score in the metric `name`, where that was measured beside it."""
     scores = (number(metrics.get(name + suffix)) for suffix in REAL_SUFFIXES)
     return next((score for score in scores if score is not None), None)

@@ -15,18 +15,13 @@ from PIL import Image
 
 from training.animation import MAX_SIDE, fit
 from training.diagnosis import warnings_of
-from training.history import REAL_SUFFIXES, History, Row, number, real_score
+from training.history import History, Row, number, real_score
+from training.metrics.meanings import LOWER_IS_BETTER, MEANINGS
 from training.presets import PRESETS
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
 _MOST_CLASSES = 30
-
-_MEANINGS = {
-    "fd_cnn": "Fréchet distance between generated and held-out images, in the features of a CNN "
-    "trained on this dataset. Lower is better; real images do not reach 0 either.",
-    "class_accuracy": "How many generated images that CNN reads as the class asked for. "
-    "Higher is better, up to what it reads right of real images.",
-}
+_SHARES = ("class_accuracy", "cas", "memorised")
 
 
 @dataclass(frozen=True)
@@ -82,13 +77,7 @@ def _warnings(warnings: list[str]) -> str:
 
 
 def _metrics(metrics: Row) -> str:
-    names = [
-        name
-        for name, value in metrics.items()
-        if number(value) is not None
-        and name != "num_samples"
-        and not name.endswith((*REAL_SUFFIXES, "_se"))
-    ]
+    names = [name for name in MEANINGS if number(metrics.get(name)) is not None]
     if not names:
         return _quiet("Not measured yet: the metrics come when training is over.")
     rows = [
@@ -109,10 +98,10 @@ def _metrics(metrics: Row) -> str:
 def _measured(metrics: Row, name: str) -> tuple[str, str, str]:
     """Value with its standard error, what real images score, and both in words."""
     value, real, se = metrics[name], real_score(metrics, name), number(metrics.get(f"{name}_se"))
-    show = "{:.1%}".format if "accuracy" in name else "{:.4g}".format
-    meaning = _MEANINGS.get(name, "")
+    show = "{:.1%}".format if name in _SHARES else "{:.4g}".format
+    meaning = MEANINGS[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "")
     if name.startswith("fd_") and real:
-        meaning = f"{value / real:.1f} times the floor. {meaning}"
+        meaning = f"{value / real:.1f} times the floor; {meaning}"
     shown = show(value) if se is None else f"{show(value)} ± {se:.2g}"
     return shown, "–" if real is None else show(real), meaning
 

@@ -1,23 +1,26 @@
 """Owns the end of a run: measure the generator, compare it, and register it as a version."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.cards import model_card
+from training.cards import make_card, to_markdown
 from training.data.dataset import Dataset
-from training.metrics.evaluation import evaluate
+from training.metrics.evaluation import evaluate, measure
 from training.metrics.features import Evaluator
 from training.model.checkpoint import CheckpointError, load_generator, trained_generator
 from training.model.files import sha256_bytes, write_atomic, write_json
 from training.model.networks.build import num_parameters
-from training.model.registry import Registry
+from training.model.registry import Registry, UnknownVersionError
+from training.model.rules import Rules
 from training.model.sampling import Sampler
 from training.plan import Plan
-from training.promotion import Decision, Policy, should_promote
+from training.presets import PRESETS
+from training.promotion import Policy, should_promote
 from training.run import png_bytes, sample_grid
 
 VERSION = "0.1.0"
@@ -25,7 +28,7 @@ VERSION = "0.1.0"
 
 @dataclass(frozen=True)
 class Version:
-    """The files and the manifest of a version that is not registered yet."""
+    """The manifest of a version that is not registered yet, and its files but for the cards."""
 
     files: dict[str, bytes]
     manifest: dict[str, Any]
@@ -44,7 +47,7 @@ def make_version(
     weights = (run_dir / "generator.safetensors").read_bytes()
     generator = trained_generator(weights, plan.network, str(run_dir))
     sampler = Sampler(generator, plan.network, device)
-    metrics = evaluate(sampler, dataset, evaluator)
+    measured = measure(sampler, dataset, evaluator)
     manifest = {
         "network": plan.network.to_json(),
         "class_names": list(dataset.class_names),
@@ -54,23 +57,30 @@ def make_version(
     }
     files = {
         "generator.safetensors": weights,
-        "card.md": model_card(manifest, metrics).encode(),
         "samples.png": png_bytes(sample_grid(sampler)),
-        "metrics.json": json.dumps(metrics, indent=2).encode() + b"\n",
+        "metrics.json": _json_bytes(measured.metrics),
     }
-    return Version(files, manifest, metrics)
+    if measured.closest is not None:
+        files["memorisation.png"] = png_bytes(measured.closest)
+    return Version(files, manifest, measured.metrics)
 
 
 def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) -> dict[str, Any]:
     state = json.loads((run_dir / "state.json").read_text("utf-8"))
+    config, preset = plan.config.to_json(), plan.asked["preset"]
+    usual = PRESETS[preset].to_json()
     return {
         "dataset": dataset.name,
         "dataset_hash": dataset.hash,
         "num_images": dataset.num_images,
+        "num_heldout": int(dataset.heldout.sum()),
+        "class_counts": dataset.manifest.get("counts", {}),
+        "licence": dataset.manifest.get("licence"),
         "job": job_id,
-        "preset": plan.asked["preset"],
+        "preset": preset,
+        "changed_settings": {name: config[name] for name in config if config[name] != usual[name]},
         "seed": plan.seed,
-        "config": plan.config.to_json(),
+        "config": config,
         "use_bf16": plan.use_bf16,
         "cur_nimg": state["cur_nimg"],
         "train_sec": state["elapsed_sec"],
@@ -80,8 +90,9 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
 
 def write_snapshot(version: Version, run_dir: Path) -> None:
     """Leave the version in the run folder too, beside generator.safetensors."""
-    for name in ("card.md", "samples.png", "metrics.json"):
-        write_atomic(run_dir / name, version.files[name])
+    for name, data in _with_cards(version, version.manifest).items():
+        if name != "generator.safetensors":
+            write_atomic(run_dir / name, data)
     write_json(run_dir / "manifest.json", {"format": 1, **version.manifest})
 
 
@@ -94,49 +105,75 @@ def publish(
     evaluator: Evaluator,
     device: torch.device,
     policy: Policy,
+    rules: Rules = Rules(),
 ) -> dict[str, Any]:
-    """Register the version and decide on its promotion; returns what result.json holds.
+    """Decide on the version's promotion and register it; returns what result.json holds.
 
+    The decision is part of the version, and stands if the run was killed after it had registered.
     No alias moves here, but for the first version of a model, which becomes its champion.
     """
-    champion = _champion_before(registry, model, run_id)
-    champion_metrics, misfit = None, None
-    if champion is not None and policy == "if_better":
-        champion_metrics, misfit = _measure(
-            registry.path(model, champion), dataset, evaluator, device
-        )
-    decision = should_promote(version.metrics, champion_metrics, policy, misfit)
-    if champion is None:
-        decision = Decision(True, "the first version of the model")
-    number = registry.register(model, version.files, version.manifest, run_id)
+    known = registry.find_run(model, run_id)
+    promotion = None if known is None else registry.manifest(model, known).get("promotion")
+    if promotion is None:
+        promotion = _decide(version, model, registry, dataset, evaluator, device, policy, rules)
+    manifest = {**version.manifest, "promotion": promotion}
+    files = _with_cards(version, manifest)
+    number = registry.register(model, files, manifest, run_id)
     return {
         "model": model,
         "version": number,
         "digest": version.manifest["digest"],
-        "decision": asdict(decision),
-        "champion": champion,
         "metrics": version.metrics,
-        "champion_metrics": champion_metrics,
+        **promotion,
     }
 
 
-def _champion_before(registry: Registry, model: str, run_id: str) -> int | None:
-    """Whom to compare with: the champion, unless this very run made it, before it was killed."""
-    if model not in registry.list_models():
-        return None
+def _decide(
+    version: Version,
+    model: str,
+    registry: Registry,
+    dataset: Dataset,
+    evaluator: Evaluator,
+    device: torch.device,
+    policy: Policy,
+    rules: Rules,
+) -> dict[str, Any]:
+    """The decision, and whom it compared the version with."""
     champion = registry.champion(model)
-    return None if champion == registry.find_run(model, run_id) else champion
+    metrics, misfit = None, None
+    if champion is not None:
+        metrics, misfit = _measure(registry, model, champion, dataset, evaluator, device)
+    decision = should_promote(version.metrics, metrics, policy, misfit, rules)
+    return {"decision": asdict(decision), "champion": champion, "champion_metrics": metrics}
 
 
 def _measure(
-    version_dir: Path, dataset: Dataset, evaluator: Evaluator, device: torch.device
+    registry: Registry,
+    model: str,
+    champion: int,
+    dataset: Dataset,
+    evaluator: Evaluator,
+    device: torch.device,
 ) -> tuple[dict[str, Any] | None, str | None]:
     """The champion's report on this dataset, or why there is none."""
-    names = json.loads((version_dir / "manifest.json").read_text("utf-8"))["class_names"]
-    if names != list(dataset.class_names):
-        return None, f"its classes are {names}, the dataset's {list(dataset.class_names)}"
     try:
-        generator, network = load_generator(version_dir)
+        names = registry.manifest(model, champion).get("class_names")
+        if names != list(dataset.class_names):
+            return None, f"its classes are {names}, the dataset's {list(dataset.class_names)}"
+        generator, network = load_generator(registry.path(model, champion))
         return evaluate(Sampler(generator, network, device), dataset, evaluator), None
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, UnknownVersionError, ValueError) as error:
         return None, str(error)
+
+
+def _with_cards(version: Version, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    card = make_card(manifest, version.metrics, version.files)
+    return {
+        **version.files,
+        "card.md": to_markdown(card).encode(),
+        "card.json": _json_bytes(card),
+    }
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -48,6 +48,26 @@ def get_version_card(model: str, version: int, ctx: Ctx) -> Response:
 
 
 @router.get(
+    "/{model}/versions/{version}/card.json",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}},
+)
+def get_version_card_data(model: str, version: int, ctx: Ctx) -> Response:
+    """What the model card tells, for programs."""
+    return _extra(ctx, model, version, "card.json", "application/json")
+
+
+@router.get(
+    "/{model}/versions/{version}/memorisation.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+def get_version_memorisation(model: str, version: int, ctx: Ctx) -> Response:
+    """The samples that are closest to training images, each beside the one it is closest to."""
+    return _extra(ctx, model, version, "memorisation.png", "image/png")
+
+
+@router.get(
     "/{model}/versions/{version}/samples.png",
     response_class=Response,
     responses={200: {"content": {"image/png": {}}}},
@@ -121,6 +141,14 @@ def _version(ctx: Context, model: str, version: int) -> Version:
         lineage=manifest["lineage"],
         metrics=ctx.registry.metrics(model, version),
     )
+
+
+def _extra(ctx: Context, model: str, version: int, name: str, media_type: str) -> Response:
+    """A file that some versions lack."""
+    path = _file(ctx, model, version, name)
+    if not path.is_file():
+        raise NotFoundError(f"{model}@{version} has no {name}.", field="version")
+    return FileResponse(path, media_type=media_type)
 
 
 def _file(ctx: Context, model: str, version: int, name: str) -> Any:

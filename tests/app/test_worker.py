@@ -172,6 +172,13 @@ def test_the_trainer_is_told_all_a_job_asks_for(house: House) -> None:
     ).split(" ")
 
 
+def test_the_trainer_is_told_the_rules_of_promotion(tmp_path: Path) -> None:
+    house = House(tmp_path, promotion_rules="fd_errors=2, class_kept=.5")
+    command = default_trainer_command(house.settings)(house.queue(), Path("runs/x"))
+    assert command[-5:] == ["--rule", "fd_errors=2", "--rule", "class_kept=.5", "--exit-with-stdin"]
+    house.store.close()
+
+
 def test_a_job_runs_to_its_result(house: House) -> None:
     house.trainer(succeed({"promote": False, "reason": "worse"}, champion=1))
     job = house.queue()

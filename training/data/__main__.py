@@ -37,6 +37,7 @@ def import_(
     max_bytes: MaxBytes = Limits.max_bytes,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
     min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
+    licence: Annotated[str | None, typer.Option(help="Of the images; the cards tell it.")] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,6 +54,7 @@ def import_(
             max_bytes=max_bytes,
             max_bad_share=max_bad_share,
             min_images=min_images,
+            licence=licence,
             progress=progress,
         )
     typer.echo(json.dumps(dataset.manifest) if as_json else describe_packed(dataset.manifest))

@@ -77,13 +77,15 @@ def import_dataset(
     max_bytes: int = Limits.max_bytes,
     max_bad_share: float = Limits.max_bad_share,
     min_images: int = Limits.min_images,
+    licence: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Write the images of `source` to the new packed dataset directory `out`, whole or not at all.
 
-    resolution, channels: chosen from the images when None (see `choose_shape`). progress: called
-    with (steps done, steps in all). Raises DataError if the source or too many of its files
-    cannot be used, OSError if the disk fails; nothing is left behind then.
+    resolution, channels: chosen from the images when None (see `choose_shape`). licence: under which
+    the images are had, for the cards of what is trained on them. progress: called with (steps done,
+    steps in all). Raises DataError if the source or too many of its files cannot be used, OSError
+    if the disk fails; nothing is left behind then.
     """
     limits = Limits(max_files, max_bytes, max_bad_share, min_images)
     _check_request(out, name, resolution, channels)
@@ -97,7 +99,7 @@ def import_dataset(
                 _take(src, item, verdicts, packer)
                 tick()
             _check_outcome(source, src, verdicts, packer, limits)
-            packer.finish(src.class_names, _facts(name, source, verdicts))
+            packer.finish(src.class_names, _facts(name, source, verdicts, licence))
         publish_dir(pack, out)
     return load_dataset(out)
 
@@ -204,9 +206,10 @@ def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
     return tick
 
 
-def _facts(name: str, source: Path, verdicts: Verdicts) -> dict[str, Any]:
+def _facts(name: str, source: Path, verdicts: Verdicts, licence: str | None) -> dict[str, Any]:
     return {
         "name": name,
+        "licence": None if licence is None else printable(licence),
         "source": printable(source.name),
         "accepted": verdicts.accepted,
         "converted": verdicts.converted,

@@ -1,6 +1,6 @@
 """Owns the models directory: versions that never change and the aliases that point at them.
 
-NAME/VERSION/{manifest.json, generator.safetensors, card.md, samples.png, metrics.json}
+NAME/VERSION/{manifest.json, generator.safetensors, card.md, samples.png, metrics.json, …}
 NAME/aliases.json                      {"champion": 2, "previous": 1, …}, replaced atomically
 """
 
@@ -15,6 +15,7 @@ from typing import Any, cast
 from training.model.files import locked, publish_dir, sha256_bytes, staging_dir, write_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+FILE_NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 FILES = ("generator.safetensors", "card.md", "samples.png", "metrics.json")
 
 
@@ -117,11 +118,16 @@ class Registry:
         """Publish a version, whole or not at all, and return its number.
 
         Idempotent by `run_id`: a run that registered and was killed gets its version back. The
-        first version of a model becomes champion. `files` holds FILES; the manifest gains model,
-        version, run_id, created_at, digest and every file's SHA-256.
+        first version of a model becomes champion. `files` holds FILES and what else belongs to the
+        version; the manifest gains model, version, run_id, created_at, digest and every file's
+        SHA-256.
         """
-        if set(files) != set(FILES):
-            raise ValueError(f"a version is made of {sorted(FILES)}, got {sorted(files)}")
+        odd = [name for name in files if not FILE_NAME.fullmatch(name) or name == "manifest.json"]
+        if not set(FILES) <= set(files) or odd:
+            raise ValueError(
+                f"a version is made of {sorted(FILES)} and files of other names such as card.json, "
+                f"got {sorted(files)}"
+            )
         with self._locked(check_name(model)):
             version = self.find_run(model, run_id)
             if version is None:

@@ -45,13 +45,18 @@ function showVersion(node, { version, aliases, metrics, lineage, ...rest }) {
   node.dataset.status = alias;
 }
 
+/** Each number of the report beside what real images reach. */
 function quality({ fd_cnn: fd, fd_cnn_floor: floor, ...more }) {
-  const { class_accuracy: share, class_accuracy_reals: reals } = more;
-  const percent = (x) => `${(100 * x).toFixed(1)}\u00a0%`;
+  const percent = (x) => (x === undefined ? "not measured" : `${(100 * x).toFixed(1)}\u00a0%`);
+  const reals = (x) => (x === undefined ? "" : `real images ${percent(x)}`);
   return {
     fd: fd === undefined ? "not measured" : fd.toFixed(2),
     floor: floor === undefined ? "" : `floor ${floor.toFixed(2)}, ${(fd / floor).toFixed(1)}×`,
-    accuracy: share === undefined ? "not measured" : percent(share),
-    reals: reals === undefined ? "" : `real images ${percent(reals)}`,
+    accuracy: percent(more.class_accuracy),
+    accuracyReals: reals(more.class_accuracy_reals),
+    coverage: percent(more.coverage),
+    coverageReals: reals(more.coverage_reals),
+    copies: percent(more.memorised),
+    copiesReals: reals(more.memorised_reals),
   };
 }

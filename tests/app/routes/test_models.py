@@ -86,6 +86,13 @@ def test_the_files_of_a_version_can_be_had(toy, file: str, content: bytes, media
     assert (answer.content, answer.headers["content-type"]) == (content, media_type)
 
 
+@pytest.mark.parametrize("file", ["card.json", "memorisation.png"])
+def test_a_file_that_some_versions_lack_is_not_found_there(service, file: str) -> None:
+    assert service.get(f"{TOY}/versions/1/{file}").json()["detail"] == f"toy@1 has no {file}."
+    (service.context.registry.path("toy", 1) / file).write_bytes(b"{}")
+    assert service.get(f"{TOY}/versions/1/{file}").content == b"{}"
+
+
 @pytest.mark.parametrize("rest", ["", "/card", "/samples.png"])
 @pytest.mark.parametrize(
     ("place", "status", "told"),

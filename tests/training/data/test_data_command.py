@@ -22,6 +22,12 @@ def test_import_prints_its_manifest_as_one_line_of_json(make_zip, two_classes, t
     assert 1 <= done.stderr.count("\n") <= 10
 
 
+def test_the_licence_of_the_images_is_kept(make_zip, two_classes, tmp_path):
+    args = ("--out", tmp_path / "out", "--name", "x", "--licence", "CC BY 4.0", "--json")
+    manifest = json.loads(run("import", make_zip(two_classes), *args).stdout)
+    assert manifest["licence"] == "CC BY 4.0"
+
+
 def test_bad_input_is_one_line_and_exit_code_2(make_zip, tmp_path):
     done = run("import", make_zip({}), "--out", tmp_path / "out", "--name", "x")
     assert done.returncode == 2

@@ -39,6 +39,19 @@ def test_a_version_holds_what_was_given_and_what_was_computed(registry: Registry
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created_at"])
 
 
+def test_a_version_may_hold_more_files(registry: Registry) -> None:
+    registry.register("toy", {**CONTENT, "card.json": b"{}"}, MANIFEST, "r1")
+    assert (registry.path("toy", 1) / "card.json").read_bytes() == b"{}"
+    assert registry.manifest("toy", 1)["files"]["card.json"] == sha256_bytes(b"{}")
+
+
+@pytest.mark.parametrize("name", ["../x.png", "a/b.png", ".x", "manifest.json", "A.PNG", ""])
+def test_a_file_of_an_odd_name_is_refused(registry: Registry, name: str) -> None:
+    with pytest.raises(ValueError, match="files of other names"):
+        registry.register("toy", {**CONTENT, name: b""}, MANIFEST, "r1")
+    assert registry.list_models() == []
+
+
 def test_a_manifest_cannot_talk_over_what_is_computed(registry: Registry) -> None:
     old = {"model": "other", "version": 9, "digest": "0", "files": {}, "run_id": "other"}
     registry.register("toy", CONTENT, old, "r1")
