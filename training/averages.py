@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.metrics.evaluation import evaluate
+from training.metrics.evaluation import distance
 from training.metrics.features import Evaluator
 from training.model.checkpoint import trained_generator
 from training.model.files import write_atomic
@@ -43,4 +43,4 @@ def choose_average(run: Run, evaluator: Evaluator) -> None:
 def _distance(path: Path, run: Run, evaluator: Evaluator) -> float:
     generator = trained_generator(path.read_bytes(), run.plan.network, str(path))
     sampler = Sampler(generator, run.plan.network, run.device)
-    return evaluate(sampler, run.dataset, evaluator, first_seed=CHOICE_SEED)["fd_cnn"]
+    return distance(sampler, run.dataset, evaluator, first_seed=CHOICE_SEED)["fd_cnn"]

@@ -4,6 +4,8 @@ import numpy as np
 
 from training.config import ConfigError, TrainConfig
 from training.data.dataset import Dataset
+from training.metrics.splits import split
+from training.metrics.subjects import FEWEST
 
 FEW_PER_CLASS = 100  # fewer, and a conditional G repeats them: Karras et al. 2020, arXiv 2006.06676
 FEW_HELD_OUT = 200  # fewer, and the numbers of the evaluation are mostly noise
@@ -13,7 +15,9 @@ def check_fit(config: TrainConfig, dataset: Dataset, processes: int) -> list[str
     """Warnings, each a sentence; raises ConfigError naming the setting and what would work."""
     _check_batch(config, dataset, processes)
     _check_colours(dataset)
-    return [*_class_warnings(dataset), *_size_warnings(dataset)]
+    warnings = [*_class_warnings(dataset), *_size_warnings(dataset)]
+    _check_measurable(dataset)
+    return warnings
 
 
 def _check_batch(config: TrainConfig, dataset: Dataset, processes: int) -> None:
@@ -43,6 +47,17 @@ def _check_colours(dataset: Dataset) -> None:
         raise ConfigError(
             f"dataset {dataset.name!r} has {dataset.num_images} images, all {what}: there is "
             "nothing to learn; bring images that differ"
+        )
+
+
+def _check_measurable(dataset: Dataset) -> None:
+    rows = split(dataset)
+    there = len(rows.reference), len(rows.others)
+    if min(there) < FEWEST:
+        raise ConfigError(
+            f"dataset {dataset.name!r} has {dataset.num_images} images, which leaves {there[0]} "
+            f"held-out and {there[1]} other ones to measure a generator with; {FEWEST} of each are "
+            "needed, and a tenth is held out: bring more images"
         )
 
 

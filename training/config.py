@@ -94,6 +94,7 @@ class TrainConfig:
     augment_schedule: Literal["constant", "burn_in", "adaptive"] = "burn_in"
     augment_target: float = 0.6
     augment_same_draw: bool = False
+    collapse_watch: bool = True
 
     # machine
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -7,6 +7,8 @@ import torch
 
 MAX_ROLLBACKS = 3
 RATE_CUT = 0.5
+GAMMA_RAISE = 3.0  # after a collapse: D is told more to keep its slope, so that G is not chased
+BAD_WINDOWS = 2  # one after the other, of the collapse watch
 
 # Losses and penalties stand at 1 to 100 in a sound run, whatever the loss; a run that passes this
 # is on its way to infinity, and waiting only spends the last good state's time.
@@ -15,6 +17,10 @@ RUNAWAY = 1e6
 
 class DivergedError(Exception):
     """Weights or statistics stopped being finite numbers, or ran away."""
+
+
+class CollapsedError(DivergedError):
+    """G stopped making part of what it is to make."""
 
 
 def check_statistics(means: Mapping[str, float], cur_nimg: int) -> None:

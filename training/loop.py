@@ -8,10 +8,15 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.crew import Crew
-from training.health import check_statistics
+from training.health import CollapsedError, check_statistics
 from training.reals import Reals
 from training.state import TrainingState
 from training.steps import Step
+
+
+def never_collapsed(stats: dict[str, float], last: bool) -> str:
+    """For a run that nobody watches."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Hooks:
     snapshot: every `snapshot_nimg` images and at the end; returns True once the target is reached.
     save: every `save_sec`, after a snapshot's stop, and when interrupted.
     interrupted: asked before every step. event: something a person should know of happened.
+    collapsed: after every tick, with its statistics and whether it was the last one; says what of
+    the images has gone, or nothing.
     """
 
     tick: Callable[[dict[str, float]], None]
@@ -29,6 +36,7 @@ class Hooks:
     save: Callable[[], None]
     interrupted: Callable[[], bool]
     event: Callable[[str], None] = print
+    collapsed: Callable[[dict[str, float], bool], str] = never_collapsed
     tick_sec: float = 1.0
     save_sec: float = 30.0
 
@@ -46,7 +54,8 @@ def training_loop(
 ) -> bool:
     """Train until `total_nimg` images were seen; False if interrupted before that.
 
-    Raises DivergedError when a statistic is NaN, infinite or runs away.
+    Raises DivergedError when a statistic is NaN, infinite or runs away, CollapsedError when G has
+    collapsed.
     """
     # Set up.
     step = Step(config, state, reals, total_nimg, use_bf16, crew, hooks.event)
@@ -85,6 +94,9 @@ def training_loop(
             means = {name: float(value) / steps_in_tick for name, value in sums.items()}
             check_statistics(means, state.cur_nimg)
             hooks.tick({**means, **({"augment_p": state.augment_p} if augmented else {})})
+            gone = hooks.collapsed(means, state.cur_nimg >= total_nimg)
+            if crew.agree([gone != ""])[0]:
+                raise CollapsedError(gone)
             sums, steps_in_tick, last_tick = {}, 0, now_sec
         if crossed:
             began = time.monotonic()

@@ -5,22 +5,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from PIL import Image
 
+from training.collapse.watch import CollapseWatch
 from training.crew import Crew
 from training.data.dataset import Dataset
-from training.health import MAX_ROLLBACKS, DivergedError, check_weights
-from training.loop import Hooks, training_loop
+from training.health import (
+    GAMMA_RAISE,
+    MAX_ROLLBACKS,
+    CollapsedError,
+    DivergedError,
+    check_weights,
+)
+from training.lookout import Lookout
+from training.loop import Hooks, never_collapsed, training_loop
 from training.model.checkpoint import serialize
 from training.model.files import write_atomic
 from training.model.grid import make_grid
 from training.model.networks.build import build_generator
 from training.model.networks.config import NetworkConfig
 from training.model.sampling import Sampler, classes_of
+from training.pins import good_pointer, read_pointer, unpin
 from training.plan import Plan
 from training.progress import Reporter
 from training.reals import Reals
@@ -40,6 +49,7 @@ class Run:
     run_dir: Path
     crew: Crew
     report: Reporter
+    keep_snapshots: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +98,8 @@ def train(
     elif run.crew.leads:
         state.save(run_dir)  # so that there is a good state to go back to
     run.crew.wait()
-    hooks = _hooks(run, state, interrupted, measured, until_fd, save_sec)
+    lookout = _lookout(run, state)
+    hooks = _hooks(run, state, lookout, interrupted, measured, until_fd, save_sec)
     reals = _reals(plan, run.dataset, run.crew)
     report.phase("training")
     while True:
@@ -107,19 +118,29 @@ def train(
             break
         except DivergedError as error:
             _roll_back(run, state, error)
+            if lookout is not None:
+                lookout.restart()
     if run.crew.leads:
         write_report(run_dir, final=False)
+    if lookout is not None and lookout.windows:
+        told = f"{lookout.windows} windows, {lookout.share:.1%} of the time of training"
+        report.say(f"collapse watch: {told}")
     if finished and run.crew.leads:
+        unpin(run_dir)
         for i, ema in enumerate(state.emas):
-            path = run_dir / "averages" / f"{i}.safetensors"
-            path.parent.mkdir(exist_ok=True)
-            write_atomic(path, serialize(ema.state_dict()))
+            _write_weights(run_dir / "averages" / f"{i}.safetensors", ema)
     return finished
+
+
+def _write_weights(path: Path, net: torch.nn.Module) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, serialize(net.state_dict()))
 
 
 def _hooks(
     run: Run,
     state: TrainingState,
+    lookout: Lookout | None,
     interrupted: Callable[[], bool],
     measured: Callable[[Sampler], dict[str, Any] | None],
     until_fd: float | None,
@@ -134,7 +155,9 @@ def _hooks(
         now = time.monotonic()
         speed = (state.cur_nimg - last[1]) / max(now - last[0], 1e-9)
         last[:] = now, state.cur_nimg
-        report.tick(state.cur_nimg, plan.total_nimg, state.elapsed_sec, max(speed, 0.0), stats)
+        seen = lookout.take_statistics() if lookout else {}
+        told = {**stats, **seen}
+        report.tick(state.cur_nimg, plan.total_nimg, state.elapsed_sec, max(speed, 0.0), told)
 
     def snapshot() -> bool:
         check_weights(state.G_ema.state_dict(), state.cur_nimg)
@@ -142,6 +165,10 @@ def _hooks(
         grid = sample_grid(sampler)
         write_samples(run_dir / "samples" / f"{state.cur_nimg:012d}.png", grid)
         write_samples(run_dir / "samples.png", grid)
+        if run.keep_snapshots:
+            _write_weights(
+                run_dir / "snapshots" / f"{state.cur_nimg:012d}.safetensors", state.G_ema
+            )
         metrics = measured(sampler)
         if metrics is not None:
             report.measured(metrics, state.cur_nimg, state.elapsed_sec)
@@ -152,7 +179,25 @@ def _hooks(
     def event(text: str) -> None:
         report.event("out_of_memory", text, state.cur_nimg, state.elapsed_sec)
 
-    return Hooks(tick, snapshot, lambda: state.save(run_dir), interrupted, event, save_sec=save_sec)
+    def save() -> None:
+        state.save(run_dir)
+
+    collapsed = lookout or never_collapsed
+    return Hooks(tick, snapshot, save, interrupted, event, collapsed, save_sec=save_sec)
+
+
+def _lookout(run: Run, state: TrainingState) -> Lookout | None:
+    """Who looks for collapse in this process, if anybody does."""
+    plan = run.plan
+    if not (plan.config.collapse_watch and run.crew.leads):
+        return None
+    run.report.phase("calibrating the collapse watch")
+    images, labels = run.dataset.split(heldout=False)
+    watch = CollapseWatch(images, labels, run.dataset.num_classes, plan.seed)
+    if watch.off is not None:
+        run.report.event("warning", watch.off, state.cur_nimg, state.elapsed_sec)
+        return None
+    return Lookout(watch, state, plan.network, plan.use_bf16, run.run_dir)
 
 
 def _followers_hooks(state: TrainingState, interrupted: Callable[[], bool]) -> Hooks:
@@ -167,26 +212,38 @@ def _followers_hooks(state: TrainingState, interrupted: Callable[[], bool]) -> H
 
 def _roll_back(run: Run, state: TrainingState, error: DivergedError) -> None:
     """Back to the last good state; raises DivergedError with the advice once that was tried."""
-    if state.rollbacks >= MAX_ROLLBACKS:
-        text = (
-            f"training broke {state.rollbacks + 1} times, the last time because {error}; the last "
-            f"good state is kept in {run.run_dir}; lower lr_g and lr_d or raise gamma, and start "
-            "a new run"
-        )
-        run.report.event("gave_up", text, state.cur_nimg, state.elapsed_sec)
-        raise DivergedError(text) from error
-    elapsed_sec = state.elapsed_sec
-    state.roll_back(run.run_dir)
+    collapsed = isinstance(error, CollapsedError)
+    cause = f"modes collapsed: {error}" if collapsed else str(error)
+    pointer = good_pointer(run.run_dir) if collapsed else read_pointer(run.run_dir)
+    assert pointer is not None, "a run saves its state before its first step"
+    elapsed_sec, given_up = state.elapsed_sec, state.rollbacks >= MAX_ROLLBACKS
+    state.roll_back(run.run_dir, pointer, GAMMA_RAISE if collapsed else 1.0)
     state.elapsed_sec = elapsed_sec  # the time is spent
+    if given_up:
+        _give_up(run, state, cause)
     run.crew.wait()
     if run.crew.leads:
         state.save(run.run_dir)
+    raised = f" and γ × {state.gamma_factor:g}" if state.gamma_factor > 1 else ""
     text = (
-        f"{error}; back to {state.cur_nimg / 1000:.1f} kimg with rates × {state.rate:g} "
+        f"{cause}; back to {state.cur_nimg / 1000:.1f} kimg with rates × {state.rate:g}{raised} "
         f"(rollback {state.rollbacks} of {MAX_ROLLBACKS})"
     )
     run.report.event("rolled_back", text, state.cur_nimg, state.elapsed_sec)
     run.report.forget_after(state.cur_nimg)
+
+
+def _give_up(run: Run, state: TrainingState, cause: str) -> NoReturn:
+    """Leave the last good average of G and say why there is no more than that."""
+    if run.crew.leads:
+        _write_weights(run.run_dir / "last_good.safetensors", state.G_ema)
+    text = (
+        f"training broke {state.rollbacks} times, the last time because {cause}; the last good "
+        f"state is kept in {run.run_dir}, its generator in last_good.safetensors; lower lr_g and "
+        "lr_d or raise gamma, and start a new run"
+    )
+    run.report.event("gave_up", text, state.cur_nimg, state.elapsed_sec)
+    raise DivergedError(text)
 
 
 def _reals(plan: Plan, dataset: Dataset, crew: Crew) -> Reals:

@@ -1,6 +1,5 @@
 """Owns what a run resumes from: networks, averages, optimizers, random state and counters."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from training.model.networks.build import (
 )
 from training.model.networks.config import NetworkConfig
 from training.optimizers import make_optimizer
+from training.pins import LATEST, Pointer, pinned_files, read_pointer
 
 _COUNTERS = (
-    "cur_nimg", "reals_position", "elapsed_sec", "parts", "rate", "rollbacks", "augment_p"
+    "cur_nimg", "reals_position", "elapsed_sec", "parts", "rate", "gamma_factor", "rollbacks",
+    "augment_p",
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class TrainingState:
         self.elapsed_sec = 0.0
         self.parts = config.accumulation  # of a batch, as many as the memory needs
         self.rate = 1.0  # what is left of the learning rates
+        self.gamma_factor = 1.0  # what γ was raised by
         self.rollbacks = 0
         self.augment_p = 0.0  # where it is adaptive
         self.signs = torch.zeros((), device=device)
@@ -65,22 +67,23 @@ class TrainingState:
         return self.emas[0]
 
     def save(self, run_dir: Path) -> None:
-        """Write state-<nimg>.safetensors, then point state.json at it, then drop older ones.
+        """Write state-<nimg>.safetensors, point state.json at it, drop older ones not pinned.
 
         Raises DivergedError, and keeps the one before, if a weight or a moment is not finite.
         """
         self.check()
         data = serialize(self._tensors())
-        name = f"state-{self.cur_nimg:012d}.safetensors"
+        # A pinned state must not be overwritten by the one that a rollback makes of it.
+        name = f"state-{self.cur_nimg:012d}-{self.rollbacks}.safetensors"
         write_atomic(run_dir / name, data)
         pointer = {
             "file": name,
             "sha256": sha256_bytes(data),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
-        write_json(run_dir / "state.json", pointer)
+        write_json(run_dir / LATEST, pointer)
         for path in run_dir.glob("state-*.safetensors"):
-            if path.name != name:
+            if path.name not in {name, *pinned_files(run_dir)}:
                 path.unlink()
 
     def check(self) -> None:
@@ -89,9 +92,12 @@ class TrainingState:
 
     def load(self, run_dir: Path) -> bool:
         """Go on from `run_dir`; False if nothing was saved there. Raises CheckpointError."""
-        if not (run_dir / "state.json").is_file():
-            return False
-        pointer = json.loads((run_dir / "state.json").read_text("utf-8"))
+        pointer = read_pointer(run_dir)
+        if pointer is not None:
+            self._load(run_dir, pointer)
+        return pointer is not None
+
+    def _load(self, run_dir: Path, pointer: Pointer) -> None:
         path = run_dir / pointer["file"]
         tensors = parse(path.read_bytes(), pointer["sha256"], str(path))
         for name, net in self._networks():
@@ -102,13 +108,13 @@ class TrainingState:
         self.signs.copy_(tensors["signs"])
         for name in _COUNTERS:
             setattr(self, name, pointer[name])
-        return True
 
-    def roll_back(self, run_dir: Path) -> None:
-        """Go on from the last good state, with half the rates and other draws than before."""
+    def roll_back(self, run_dir: Path, pointer: Pointer, gamma_raise: float = 1.0) -> None:
+        """Go on from a state in `run_dir` with half the rates, γ raised and other draws."""
         rollbacks, rate = self.rollbacks + 1, self.rate * RATE_CUT
-        self.load(run_dir)
-        self.rollbacks, self.rate = rollbacks, rate
+        gamma_factor = self.gamma_factor * gamma_raise
+        self._load(run_dir, pointer)
+        self.rollbacks, self.rate, self.gamma_factor = rollbacks, rate, gamma_factor
         self.rng.manual_seed(self._seed + rollbacks)
 
     def _networks(self) -> list[tuple[str, nn.Module]]:

@@ -64,6 +64,7 @@ class Step:
 
         # Settings that move.
         now = moment_at(config, state.cur_nimg, self._total_nimg)
+        now = replace(now, gamma=state.gamma_factor * now.gamma)
         if config.augment_schedule == "adaptive":
             now = replace(now, augment_p=state.augment_p)
         set_schedule(state.opt_D, state.rate * now.lr_d, now.beta2_d)

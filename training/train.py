@@ -18,11 +18,12 @@ from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
 from training.health import DivergedError
 from training.memory import keep_freed_memory
-from training.metrics.evaluation import evaluate, told
+from training.metrics.evaluation import distance, told
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.checkpoint import CheckpointError
 from training.model.files import locked, write_json
 from training.model.registry import Registry, check_name, now_iso
+from training.model.rules import Rules, parse_rules
 from training.model.sampling import Sampler, pick_device
 from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_with_stdin, fail
@@ -44,6 +45,7 @@ class Destination:
     model: str
     registry: Registry
     policy: Policy
+    rules: Rules
     job: str | None
 
 
@@ -65,9 +67,13 @@ def main(
     model: Annotated[str | None, typer.Option(help="Register the result under this name.")] = None,
     data_dir: Annotated[Path, typer.Option(help="Where the registry is.")] = Path("data"),
     promote: Annotated[str, typer.Option(help="if_better, never or always.")] = "if_better",
+    rules: Annotated[
+        list[str] | None, typer.Option("--rule", help="name=value, for --promote if_better.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: half the cores.")] = 0,
     save_sec: Annotated[float, typer.Option(help="Seconds between saved states.")] = 30.0,
+    keep_snapshots: Annotated[bool, typer.Option(help="Keep G at every snapshot.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard events.")] = False,
     job: Annotated[str | None, typer.Option(hidden=True)] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
@@ -86,7 +92,7 @@ def main(
         overrides = parse_overrides(settings or [])
         length = Length(minutes, kimg)
         until_fd = _parse_until(until)
-        policy = _parse_policy(promote)
+        policy, gate = _parse_policy(promote), parse_rules(rules or [])
         if model is not None:
             check_name(model)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -95,9 +101,9 @@ def main(
         with lock, Reporter(run_dir, crew.leads, board) as report:
             dataset = _open_dataset(data, run_dir, report, crew)
             plan = _plan(run_dir, dataset, preset, overrides, length, seed, crew, report)
-            run = Run(plan, dataset, run_dir, crew, report)
+            run = Run(plan, dataset, run_dir, crew, report, keep_snapshots)
             registry = Registry(data_dir / "models")
-            destination = Destination(model, registry, policy, job) if model else None
+            destination = Destination(model, registry, policy, gate, job) if model else None
             cache = (data_dir if model else run_dir) / "evaluators"
             _run(run, interrupt, until_fd, cache, destination, save_sec)
         crew.leave()
@@ -127,7 +133,7 @@ def _run(
     judge = evaluator() if until_fd is not None and run.crew.leads else None
 
     def measured(sampler: Sampler) -> dict[str, Any] | None:
-        return None if judge is None else evaluate(sampler, dataset, judge)
+        return None if judge is None else distance(sampler, dataset, judge)
 
     if not (run_dir / "generator.safetensors").is_file():
         interrupt.can_wait = True
@@ -163,7 +169,15 @@ def _register(
     registry, model, job = destination.registry, destination.model, destination.job
     run_id = job or _run_id(run.run_dir)
     result = publish(
-        version, run_id, model, registry, run.dataset, judge, run.device, destination.policy
+        version,
+        run_id,
+        model,
+        registry,
+        run.dataset,
+        judge,
+        run.device,
+        destination.policy,
+        destination.rules,
     )
     decision = result["decision"]
     if job is None and decision["promote"]:

@@ -42,8 +42,12 @@ def test_plenty_of_balanced_images_pass_without_a_word():
             dataset(noise(50), np.arange(50) // 49, ("cat", "dog"), np.arange(50) == 49),
             "class 'dog' of dataset 'd' has no image to train on",
         ),
+        (
+            dataset(noise(50), heldout=np.arange(50) == 49),
+            "leaves 1 held-out and 1 other ones to measure a generator with; 4 of each are needed",
+        ),
     ],
-    ids=["too few", "one colour", "one image", "an empty class", "a class that is held out"],
+    ids=["few", "one colour", "one image", "empty class", "class held out", "none to measure with"],
 )
 def test_data_that_cannot_train_is_refused(data, told):
     with pytest.raises(ConfigError) as error:

@@ -1,5 +1,6 @@
 """Several processes on one batch: they take the steps that one process would."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def train(command: list[str], *args: object) -> None:
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    (path,) = run_dir.glob("state-*.safetensors")
+    path = run_dir / json.loads((run_dir / "state.json").read_text())["file"]
     return {
         name: tensor
         for name, tensor in load_file(path).items()

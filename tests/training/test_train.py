@@ -122,6 +122,7 @@ def test_other_settings_on_resume_are_refused_with_the_difference(dataset, finis
         (["--kimg", "nan"], "expected a number above 0"),
         (["--kimg", "1", "--until", "fd=-1"], "expected fd=X"),
         (["--kimg", "1", "--promote", "maybe"], "expected if_better, never or always"),
+        (["--kimg", "1", "--rule", "fd=2"], "rule 'fd' does not exist; rules: fd_errors,"),
         (["--kimg", "1", "--model", "../x"], "model name '../x' is not allowed"),
         (["--kimg", "1", "--set", "batch_size=4096"], "has 271 images to train on"),
         (["--kimg", "1", "--device", "abacus"], "'abacus' is not available"),

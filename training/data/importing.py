@@ -82,10 +82,10 @@ def import_dataset(
 ) -> Dataset:
     """Write the images of `source` to the new packed dataset directory `out`, whole or not at all.
 
-    resolution, channels: chosen from the images when None (see `choose_shape`). licence: under which
-    the images are had, for the cards of what is trained on them. progress: called with (steps done,
-    steps in all). Raises DataError if the source or too many of its files cannot be used, OSError
-    if the disk fails; nothing is left behind then.
+    resolution, channels: chosen from the images when None (see `choose_shape`). licence: under
+    which the images are had, for the cards of what is trained on them. progress: called with (steps
+    done, steps in all). Raises DataError if the source or too many of its files cannot be used,
+    OSError if the disk fails; nothing is left behind then.
     """
     limits = Limits(max_files, max_bytes, max_bad_share, min_images)
     _check_request(out, name, resolution, channels)
