@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,11 +28,7 @@ def seeds(
 ) -> None:
     """Train the same with other seeds and print how far the results lie apart."""
     out.mkdir(parents=True, exist_ok=True)
-    shared = ["--data", str(data), "--threads", str(threads)]
-    for option, value in (("--preset", preset), ("--minutes", minutes), ("--kimg", kimg)):
-        shared += [] if value is None else [option, str(value)]
-    for setting in settings or []:
-        shared += ["--set", setting]
+    shared = ["--data", str(data), *train_options(preset, minutes, kimg, settings, threads)]
     found: list[dict[str, Any]] = []
     for seed in track(range(count), "training", console=Console(stderr=True)):
         run_dir = out / f"seed-{seed}"
@@ -43,6 +40,22 @@ def seeds(
             fail(f"seed {seed}: {done.stderr.strip().splitlines()[-1]}", done.returncode)
         found.append(json.loads((run_dir / "metrics.json").read_text("utf-8")))
     _show(found)
+
+
+def train_options(
+    preset: str | None,
+    minutes: float | None,
+    kimg: float | None,
+    settings: Sequence[str] | None,
+    threads: int,
+) -> list[str]:
+    """The arguments of `train` that benchmarks pass on."""
+    options = ["--threads", str(threads)]
+    for option, value in (("--preset", preset), ("--minutes", minutes), ("--kimg", kimg)):
+        options += [] if value is None else [option, str(value)]
+    for setting in settings or []:
+        options += ["--set", setting]
+    return options
 
 
 def _show(found: list[dict[str, Any]]) -> None:

@@ -1,0 +1,42 @@
+"""Owns the generators a run kept on its way, and when each was made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.history import read_history
+from training.model.checkpoint import trained_generator
+from training.model.networks.config import NetworkConfig
+from training.model.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """G's average after `cur_nimg` images and `elapsed_sec` seconds of training."""
+
+    cur_nimg: int
+    elapsed_sec: float | None
+    sampler: Sampler
+
+
+def list_snapshots(run_dir: Path) -> list[Path]:
+    """What `train --keep-snapshots` left, oldest first; raises ValueError if there is none."""
+    paths = sorted((run_dir / "snapshots").glob("*.safetensors"))
+    if not paths:
+        raise ValueError(
+            f"{run_dir} holds no snapshots; train it with --keep-snapshots to look back at it"
+        )
+    return paths
+
+
+def read_snapshots(run_dir: Path, device: torch.device) -> Iterator[Snapshot]:
+    """Each snapshot of a run, oldest first. Raises ValueError, CheckpointError."""
+    paths, history = list_snapshots(run_dir), read_history(run_dir)
+    network = NetworkConfig.from_json(history.run["network"])
+    seconds = {row["cur_nimg"]: row["elapsed_sec"] for row in history.stats}
+    for path in paths:
+        generator = trained_generator(path.read_bytes(), network, str(path))
+        sampler = Sampler(generator, network, device)
+        yield Snapshot(int(path.stem), seconds.get(int(path.stem)), sampler)
