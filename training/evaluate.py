@@ -182,8 +182,14 @@ def _dataset(asked: Asked, network: NetworkConfig) -> Dataset:
     if not is_packed(packed):
         packed = asked.scratch / "dataset"
         asked.report.phase("importing")
-        size = {"resolution": network.img_resolution, "channels": network.img_channels}
-        import_dataset(asked.data, packed, name="evaluated", progress=asked.report.advance, **size)
+        import_dataset(
+            asked.data,
+            packed,
+            name="evaluated",
+            resolution=network.img_resolution,
+            channels=network.img_channels,
+            progress=asked.report.advance,
+        )
     asked.report.phase("preparing the evaluator")
     return load_dataset(packed)
 
