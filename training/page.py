@@ -88,9 +88,9 @@ def _metrics(metrics: Row) -> str:
         _table(head, rows)
         + _class_bars(metrics.get("class_accuracy_by_class", {}))
         + _quiet(
-            f"On {metrics.get('num_samples', '?')} images of each kind; evaluator "
-            f"{metrics.get('evaluator', '?')}. Such numbers compare only with others of the same "
-            "evaluator and the same count; none of them is FID."
+            f"On {metrics.get('num_samples', '?')} fakes against {metrics.get('num_reals', '?')} "
+            f"held-out images; evaluator {metrics.get('evaluator', '?')}. Such numbers compare "
+            "only with others of the same evaluator and the same count; none of them is FID."
         )
     )
 
@@ -102,7 +102,8 @@ def _measured(metrics: Row, name: str) -> tuple[str, str, str]:
     meaning = MEANINGS[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "")
     if name.startswith("fd_") and real:
         meaning = f"{value / real:.1f} times the floor; {meaning}"
-    shown = show(value) if se is None else f"{show(value)} ± {se:.2g}"
+    error = "" if se is None else " ± " + (f"{se:.2%}" if name in _SHARES else f"{se:.2g}")
+    shown = show(value) + error
     return shown, "–" if real is None else show(real), meaning
 
 

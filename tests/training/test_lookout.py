@@ -98,9 +98,23 @@ def test_it_shows_other_images_every_time_and_leaves_the_draws_of_training_alone
     assert torch.equal(before[1], torch.get_rng_state())
 
 
-def watched_run(run_dir: Path, monkeypatch, verdicts: list[str]) -> tuple[bool, ScriptedWatch]:
-    """Train 30 steps under a watch that says `verdicts`, and looks as often as it can."""
-    watch = ScriptedWatch(verdicts)
+class LateWatch(ScriptedWatch):
+    """Healthy until the first snapshot was written, then bad until the run goes back."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__([])
+        self.run_dir = run_dir
+
+    def add(self, fakes, labels, logit_gap):
+        late = (self.run_dir / "samples.png").exists() and not self.restarts
+        self.verdicts = ["gone"] if late else []
+        return super().add(fakes, labels, logit_gap)
+
+
+def watched_run(
+    run_dir: Path, monkeypatch, watch: ScriptedWatch, save_sec: float = 30.0
+) -> tuple[bool, ScriptedWatch]:
+    """Train 30 steps under `watch`, which looks for half of the time."""
     monkeypatch.setattr(run, "CollapseWatch", lambda *_: watch)
     monkeypatch.setattr(run, "SNAPSHOTS", 2)
     monkeypatch.setattr("training.lookout.BUDGET", 0.5)
@@ -110,7 +124,7 @@ def watched_run(run_dir: Path, monkeypatch, verdicts: list[str]) -> tuple[bool, 
     plan = Plan(TINY, NETWORK, False, 0, 480, None, {})
     run_dir.mkdir(exist_ok=True)
     work = Run(plan, dataset, run_dir, Crew(), Reporter(run_dir))
-    return train(work, lambda: False, lambda _: None, None, save_sec=30.0), watch
+    return train(work, lambda: False, lambda _: None, None, save_sec), watch
 
 
 def events(run_dir: Path) -> list[dict]:
@@ -120,7 +134,9 @@ def events(run_dir: Path) -> list[dict]:
 def test_a_collapse_is_told_rolled_back_and_met_with_more_penalty_and_lower_rates(
     tmp_path, monkeypatch
 ):
-    finished, watch = watched_run(tmp_path, monkeypatch, ["", "class b is gone", "class b is gone"])
+    finished, watch = watched_run(
+        tmp_path, monkeypatch, ScriptedWatch(["", "class b is gone", "class b is gone"])
+    )
     assert finished
     (event,) = events(tmp_path)
     assert event["event"] == "rolled_back"
@@ -133,9 +149,16 @@ def test_a_collapse_is_told_rolled_back_and_met_with_more_penalty_and_lower_rate
     assert any(json.loads(line).get("diversity") == 0.5 for line in lines)
 
 
+def test_what_was_saved_since_the_last_healthy_window_is_not_trusted(tmp_path, monkeypatch):
+    finished, _ = watched_run(tmp_path, monkeypatch, LateWatch(tmp_path), save_sec=0.0)
+    assert finished  # 480 images, looked at after 240 and at the end; a state saved every 16
+    (event,) = events(tmp_path)
+    assert "back to 0.2 kimg" in event["text"]
+
+
 def test_a_run_that_collapses_again_and_again_leaves_its_last_good_generator(tmp_path, monkeypatch):
     with pytest.raises(DivergedError, match=r"training broke 4 times, .* modes collapsed: gone"):
-        watched_run(tmp_path, monkeypatch, ["", *["gone"] * 100])
+        watched_run(tmp_path, monkeypatch, ScriptedWatch(["", *["gone"] * 100]))
     assert [e["event"] for e in events(tmp_path)] == [*["rolled_back"] * 3, "gave_up"]
     assert (tmp_path / "last_good.safetensors").is_file()
     assert not (tmp_path / "averages").exists()

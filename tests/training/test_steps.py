@@ -171,3 +171,13 @@ def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     _, step = make(TINY)
     with pytest.raises(RuntimeError, match="shapes differ"):
         step()
+
+
+def test_a_raised_gamma_takes_the_steps_of_a_larger_one():
+    state, step = make(TINY)
+    state.gamma_factor = 2.0  # a power of two, so that the products are exact
+    for _ in range(3):
+        step()
+    larger = replace(TINY, gamma=2 * TINY.gamma, gamma_final=2 * TINY.gamma_final)
+    assert torch.equal(weights(state), after_steps(larger))
+    assert not torch.equal(weights(state), after_steps(TINY))
