@@ -17,8 +17,8 @@ from training.collapse.features import Features, join
 _MEMORY = 12  # healthy windows that say where a statistic stands
 _ARMED_AFTER = 4
 _UNTAUGHT = 2  # windows at the beginning, of a G that knows nothing yet
-_NOISE = 3.0  # standard deviations
-_PART = 0.25
+_NOISE = 4.0  # standard deviations
+_PART = 0.35
 _TELLING, _DEEP_FALL = 0.15, 0.5
 _MEDIAN_STEP = 0.954  # between two normal draws of deviation 1
 
