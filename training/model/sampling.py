@@ -7,8 +7,11 @@ only those whose output equals the reference bucket's bit for bit.
 
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,25 +19,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.model.graphs import Graph, Precision, build_graph, has_native_bf16
 from training.model.networks.build import place
 from training.model.networks.config import NetworkConfig
-from training.model.pixels import to_uint8
 
 _PROBES = 64
+_TIMED_TURNS, _TIMED_SEC = 10, 0.5
+_OVERHEAD_BYTES = 1_000_000
 _Z_STREAM, _CLASS_STREAM = 0, 1
+_MAX_BF16_ERROR = (
+    1.0  # of 255, on average over the pixels of the probes; trained ones have .1 to .3
+)
+
+Latents = NDArray[np.float32]
+Classes = NDArray[np.int64 | np.float32]  # indices (n,), or weights (n, num_classes)
+Pixels = NDArray[np.uint8]
 
 
-def _stream(seed: int, stream: int) -> np.random.Generator:
-    # Philox with an explicit key: all 2^53 seeds differ (torch's CPU generator keeps 32 bits),
-    # and neither batch nor device plays a part.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
+class _Streams(threading.local):
+    """One Philox a thread, set to where a seed begins: ten times faster than a new one."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=np.zeros(2, np.uint64))
+        self._generator = np.random.Generator(self._philox)
+        self._start = self._philox.state
+
+    def at(self, seed: int, stream: int) -> np.random.Generator:
+        # An explicit key: all 2^53 seeds differ (torch's CPU generator keeps 32 bits), and neither
+        # batch nor device plays a part.
+        self._start["state"]["key"][:] = seed, stream
+        self._philox.state = self._start
+        return self._generator
 
 
-def latents_of(seeds: Sequence[int], z_dim: int) -> NDArray[np.float32]:
+_streams = _Streams()
+
+
+def latents_of(seeds: Sequence[int], z_dim: int) -> Latents:
     """Latents z ~ N(0, I), shape (n, z_dim); row i depends on seeds[i] alone (0 ≤ seed < 2^53)."""
     z = np.empty((len(seeds), z_dim), np.float32)
     for row, seed in zip(z, seeds, strict=True):
-        row[:] = _stream(seed, _Z_STREAM).standard_normal(z_dim)
+        row[:] = _streams.at(seed, _Z_STREAM).standard_normal(z_dim)
     return z
 
 
@@ -42,16 +67,32 @@ def classes_of(seeds: Sequence[int], num_classes: int) -> NDArray[np.int64]:
     """The class each seed stands for where none is asked for, shape (n,); zeros if unlabelled."""
     if not num_classes:
         return np.zeros(len(seeds), np.int64)
-    return np.array([_stream(s, _CLASS_STREAM).integers(num_classes) for s in seeds], np.int64)
+    return np.array([_streams.at(s, _CLASS_STREAM).integers(num_classes) for s in seeds], np.int64)
+
+
+def class_weights(c: Classes, num_classes: int) -> NDArray[np.float32]:
+    """Class indices (n,) → one-hot weights (n, num_classes); weights stay what they are."""
+    if c.ndim == 2:
+        return np.require(c, np.float32, ["C", "W"])  # torch warns of what it could not write to
+    if not num_classes:
+        return np.zeros((len(c), 0), np.float32)
+    return np.eye(num_classes, dtype=np.float32)[c.astype(np.int64, copy=False)]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Where byte-for-byte equality holds: the same device kind, build and buckets."""
+    """Where byte-for-byte equality holds: the same device kind, build, threads and buckets.
+
+    probes: on how many seeds every bucket gave the reference's floats; the reference is the largest
+    bucket. buckets: batch sizes that are run.
+    """
 
     device: str
     capability: str
     torch: str
+    precision: Precision
+    threads: int
+    probes: int
     buckets: tuple[int, ...]
 
     def id(self, encoder: str = "") -> str:
@@ -73,7 +114,9 @@ def pick_device(name: str) -> torch.device:
 class Sampler:
     """Generates images from a generator on one device. Not thread-safe: one thread calls it.
 
-    Raises ValueError for a generator that gives NaN.
+    costs: seconds that one call of each bucket took when it was loaded. num_bytes: what it keeps in
+    memory, about.
+    Raises ValueError for a generator that gives NaN, or whose images depend on one another.
     """
 
     def __init__(
@@ -84,60 +127,150 @@ class Sampler:
         max_batch_size: int = 64,
     ) -> None:
         self.config = config
-        self._device = device
-        self._generator = place(generator, device).eval()
+        self.num_bytes = _OVERHEAD_BYTES + sum(t.nbytes for t in generator.state_dict().values())
+        generator = place(generator, device).eval()
         candidates = [2**i for i in range(max_batch_size.bit_length()) if 2**i <= max_batch_size]
+        precision, self._graph, buckets = _certified(generator, config, device, candidates)
         self.certificate = Certificate(
             device=device.type,
             capability=_capability(device),
             torch=torch.__version__,
-            buckets=self._agreeing(candidates),
+            precision=precision,
+            threads=torch.get_num_threads() if device.type == "cpu" else 1,
+            probes=_PROBES,
+            buckets=buckets,
         )
+        self.costs = _measured(self._graph, config, buckets)
+        self._plan = _cheapest_first_bucket(self.costs)
 
-    def __call__(self, z: NDArray[np.float32], c: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """z (n, z_dim) and classes c (n,) → images uint8 (n, H, W, C), for any n ≥ 1."""
-        largest = self.certificate.buckets[-1]
-        chunks = [slice(i, i + largest) for i in range(0, len(z), largest)]
-        return np.concatenate([self._padded(z[chunk], c[chunk]) for chunk in chunks])
+    def __call__(self, z: Latents, c: Classes) -> Pixels:
+        """z (n, z_dim), classes (n,) or weights (n, num_classes) → uint8 (n, H, W, C), n ≥ 1."""
+        weights, start = class_weights(c, self.config.num_classes), 0
+        parts: list[Pixels] = []
+        while start < len(z):
+            bucket = self.bucket(len(z) - start)
+            rows = slice(start, start + bucket)
+            parts.append(_run(self._graph, z[rows], weights[rows], bucket)[1])
+            start += bucket
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def from_seeds(
-        self, seeds: Sequence[int], classes: NDArray[np.int64] | None = None
-    ) -> NDArray[np.uint8]:
+    def from_seeds(self, seeds: Sequence[int], classes: Classes | None = None) -> Pixels:
         """Images (n, H, W, C) of `seeds`; classes default to those drawn from the seeds."""
         c = classes_of(seeds, self.config.num_classes) if classes is None else classes
         return self(latents_of(seeds, self.config.z_dim), c)
 
-    def _padded(self, z: NDArray[np.float32], c: NDArray[np.int64]) -> NDArray[np.uint8]:
-        bucket = next(b for b in self.certificate.buckets if b >= len(z))
-        images = to_uint8(self._forward(z, c, bucket)[: len(z)])
-        return images.permute(0, 2, 3, 1).cpu().contiguous().numpy()  # (n, H, W, C)
+    def bucket(self, n: int) -> int:
+        """The batch size to run now where n images wait: padded if that costs less than two."""
+        return self._plan[min(n, len(self._plan) - 1)]
 
-    @torch.inference_mode()
-    def _forward(self, z: NDArray[np.float32], c: NDArray[np.int64], bucket: int) -> Tensor:
-        z_in = torch.zeros(bucket, self.config.z_dim)
-        c_in = torch.zeros(bucket, dtype=torch.int64)
-        z_in[: len(z)] = torch.from_numpy(z)
-        c_in[: len(c)] = torch.from_numpy(c)
-        return self._generator(z_in.to(self._device), c_in.to(self._device))
+    def seconds(self, n: int) -> float:
+        """What n images cost, by the measured costs of the buckets they are run in."""
+        largest = self.certificate.buckets[-1]
+        total = (n // largest) * self.costs[largest]
+        n %= largest
+        while n > 0:
+            total += self.costs[self.bucket(n)]
+            n -= self.bucket(n)
+        return total
 
-    def _agreeing(self, buckets: list[int]) -> tuple[int, ...]:
-        """Buckets that give each probe the reference's exact floats (stricter than its pixels, so
-        that few probes tell two kernels apart)."""
-        z = latents_of(range(_PROBES), self.config.z_dim)
-        c = classes_of(range(_PROBES), self.config.num_classes)
 
-        def outputs(bucket: int) -> Tensor:
-            starts = range(0, _PROBES, bucket)
-            parts = [self._forward(z[i : i + bucket], c[i : i + bucket], bucket) for i in starts]
-            return torch.cat(parts)[:_PROBES].cpu()
+def _certified(
+    generator: nn.Module, config: NetworkConfig, device: torch.device, candidates: list[int]
+) -> tuple[Precision, Graph, tuple[int, ...]]:
+    """bf16 where the device has it, every bucket agrees in it and the pictures stay, else fp32."""
 
-        reference = outputs(buckets[-1])
-        if not torch.isfinite(reference).all():
-            raise ValueError("the generator gives NaN or infinity; train it again")
-        return tuple(b for b in buckets if torch.equal(outputs(b), reference))
+    def graph_in(precision: Precision) -> Graph:
+        return build_graph(generator, config, device, precision)
+
+    exact = graph_in("fp32")
+    z, c = _probes(config, range(_PROBES))
+    floats, pixels = _in_batches(exact, z, c, candidates[-1])
+    if not torch.isfinite(floats).all():
+        raise ValueError("the generator gives NaN or infinity; train it again")
+    if has_native_bf16(device):
+        quick = graph_in("bf16")
+        error = np.abs(_in_batches(quick, z, c, candidates[-1])[1] - pixels.astype(np.float32))
+        if error.mean() <= _MAX_BF16_ERROR and agreeing(quick, config, candidates) == candidates:
+            return "bf16", quick, tuple(candidates)
+    buckets = agreeing(exact, config, candidates)
+    if not buckets:
+        raise ValueError("an image of the generator depends on the others of its batch")
+    return "fp32", exact, tuple(buckets)
+
+
+def agreeing(graph: Graph, config: NetworkConfig, buckets: list[int]) -> list[int]:
+    """Those that give each probe the exact floats of the largest one, whatever its neighbours.
+
+    Floats are stricter than pixels: few probes tell two kernels apart.
+    """
+    z, c = _probes(config, range(_PROBES))
+    reference = _in_batches(graph, z, c, buckets[-1])[0]
+
+    def agrees(bucket: int) -> bool:
+        order = np.random.default_rng(bucket).permutation(_PROBES)
+        floats = _in_batches(graph, z[order], c[order], bucket)[0]
+        return torch.equal(floats, reference[torch.from_numpy(order)])
+
+    return [bucket for bucket in buckets if agrees(bucket)]
+
+
+def _probes(config: NetworkConfig, seeds: Sequence[int]) -> tuple[Latents, NDArray[np.float32]]:
+    """Latents and class weights; every other one is a mix."""
+    c = class_weights(classes_of(seeds, config.num_classes), config.num_classes)
+    c[1::2] = 0.75 * c[1::2] + 0.25 * np.roll(c[1::2], 1, axis=1)
+    return latents_of(seeds, config.z_dim), c
+
+
+def _in_batches(
+    graph: Graph, z: Latents, c: NDArray[np.float32], bucket: int
+) -> tuple[Tensor, Pixels]:
+    starts = range(0, len(z), bucket)
+    parts = [_run(graph, z[i : i + bucket], c[i : i + bucket], bucket) for i in starts]
+    return torch.cat([floats for floats, _ in parts]), np.concatenate(
+        [pixels for _, pixels in parts]
+    )
+
+
+@torch.inference_mode()
+def _run(graph: Graph, z: Latents, c: NDArray[np.float32], bucket: int) -> tuple[Tensor, Pixels]:
+    """One call: the floats, (n, C, H, W), and the pixels, (n, H, W, C), of n ≤ bucket latents."""
+    n = len(z)
+    if n < bucket:
+        z = np.concatenate([z, np.zeros((bucket - n, z.shape[1]), np.float32)])
+        c = np.concatenate([c, np.zeros((bucket - n, c.shape[1]), np.float32)])
+    floats, pixels = graph(torch.from_numpy(z), torch.from_numpy(c))
+    # A device's buffers are overwritten by the next call; on a CPU both are new at each.
+    return floats[:n].cpu(), pixels[:n].cpu().numpy()
+
+
+def _measured(graph: Graph, config: NetworkConfig, buckets: Sequence[int]) -> dict[int, float]:
+    """Seconds of a call of each bucket: the least of a few, taken in turn, since what else runs on
+    this machine comes and goes."""
+    z, c = _probes(config, range(buckets[-1]))
+    least = dict.fromkeys(buckets, math.inf)
+    began = time.perf_counter()
+    for turn in range(_TIMED_TURNS):
+        for bucket in buckets:
+            start = time.perf_counter()
+            _run(graph, z[:bucket], c[:bucket], bucket)
+            least[bucket] = min(least[bucket], time.perf_counter() - start)
+        if turn and time.perf_counter() - began > _TIMED_SEC:
+            break
+    return least
+
+
+def _cheapest_first_bucket(costs: Mapping[int, float]) -> list[int]:
+    """For 0, 1, … images up to the largest bucket: which to run first for the least total."""
+    first, total = [0], [0.0]
+    for n in range(1, max(costs) + 1):
+        options = ((cost + total[max(0, n - bucket)], -bucket) for bucket, cost in costs.items())
+        least, bucket = min(options)
+        first.append(-bucket)
+        total.append(least)
+    return first
 
 
 def _capability(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    # The CPU's too where a GPU draws: files are deflated by kernels that are picked by it.
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{torch.cuda.get_device_name(device)}, {cpu}" if device.type == "cuda" else cpu

@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +89,46 @@ def test_the_class_counts_exactly_where_there_are_classes(config: NetworkConfig)
     generator = build_generator(config)
     same = torch.equal(generator(z, zeros), generator(z, ones))
     assert same == (config.num_classes == 0)
+
+
+@pytest.mark.parametrize("config", [*KINDS, replace(STRIDED, modulation=True)])
+def test_a_whole_weight_on_one_class_gives_its_image_to_the_bit(config: NetworkConfig) -> None:
+    generator = trained(build_generator(config)).eval()
+    z, c = batch(config, 64)
+    one_hot = nn.functional.one_hot(c, max(config.num_classes, 1)).float()
+    assert torch.equal(generator(z, one_hot), generator(z, c))
+
+
+@pytest.mark.parametrize("config", LABELLED)
+def test_weights_mix_the_embeddings_of_their_classes(config: NetworkConfig) -> None:
+    generator = build_generator(config)
+    z, weights = torch.randn(1, config.z_dim), torch.zeros(1, config.num_classes)
+    weights[0, 2], weights[0, 7] = 0.25, 0.75
+    mixed = generator.input(z, weights)[0]
+    embeddings = generator.input.embedding.weight
+    assert torch.equal(mixed[: config.z_dim], z[0])
+    assert torch.allclose(mixed[config.z_dim :], 0.25 * embeddings[2] + 0.75 * embeddings[7])
+
+
+def test_a_mix_of_embeddings_does_not_depend_on_its_batch() -> None:
+    join = layers.LatentInput(1, 100, 32)
+    z, weights = torch.zeros(64, 1), torch.rand(64, 100)
+    together = join(z, weights)
+    for size in (1, 2, 3, 32):
+        apart = [join(z[i : i + size], weights[i : i + size]) for i in range(0, 64, size)]
+        assert torch.equal(torch.cat(apart), together)
+
+
+@pytest.mark.parametrize("config", LABELLED)
+def test_a_trace_made_with_weights_gives_the_same_images(config: NetworkConfig) -> None:
+    generator = trained(build_generator(config)).eval()
+    z, weights = torch.randn(4, config.z_dim), torch.rand(4, config.num_classes)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.trace", DeprecationWarning)
+        traced = torch.jit.trace(generator, (z, weights / weights.sum(dim=1, keepdim=True)))
+        for asked in (weights, torch.eye(config.num_classes)[:4]):
+            assert torch.equal(traced(z, asked), generator(z, asked))
+            assert torch.equal(traced(z[:3], asked[:3]), generator(z[:3], asked[:3]))
 
 
 @pytest.mark.parametrize("config", KINDS)

@@ -1,13 +1,22 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from training.model import sampling
 from training.model.networks.build import build_generator
 from training.model.networks.config import NetworkConfig
-from training.model.sampling import Certificate, Sampler, classes_of, latents_of, pick_device
+from training.model.sampling import (
+    Certificate,
+    Sampler,
+    agreeing,
+    classes_of,
+    latents_of,
+    pick_device,
+)
 
 CONFIG = NetworkConfig("strided", 8, 1, 3, 8, (8, 4), embed_dim=4)
 CPU = torch.device("cpu")
@@ -110,36 +119,100 @@ def test_buckets_are_powers_of_two_up_to_the_largest_batch(max_batch_size: int) 
     assert max_batch_size / 2 < buckets[-1] <= max_batch_size
 
 
-class Wavering(nn.Module):
+class Wavering:
     """Answers batches of 1 and 2 a little differently, as convolution kernels do."""
 
-    def __init__(self, seen: list[int]) -> None:
-        super().__init__()
-        self.seen = seen
+    def __call__(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.tanh(z[:, :1, None, None] + c[:, :1, None, None])
+        return (images + 1e-7 if len(z) <= 2 else images), images.to(torch.uint8)
 
-    def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        self.seen.append(len(z))
-        images = torch.tanh(z[:, :1, None, None] + c[:, None, None, None]).expand(-1, 1, 8, 8)
-        return images + 1e-7 if len(z) <= 2 else images
+
+class Nosy:
+    """Lets the neighbours of an image show in it."""
+
+    def __call__(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        images = (z + 1e-6 * z.mean(dim=0))[:, :1, None, None]
+        return images, images.to(torch.uint8)
 
 
 def test_a_bucket_that_answers_otherwise_is_not_used() -> None:
+    assert agreeing(Wavering(), CONFIG, [1, 2, 4, 8, 16]) == [4, 8, 16]
+
+
+def test_a_bucket_in_which_neighbours_show_is_not_used() -> None:
+    assert agreeing(Nosy(), CONFIG, [2, 4, 8]) == []
+
+
+def test_the_certified_buckets_are_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    sampler = Sampler(Wavering(seen), CONFIG, CPU, max_batch_size=16)
-    assert sampler.certificate.buckets == (4, 8, 16)
+
+    def graph(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(z))
+        images, _ = Wavering()(z, c)
+        return images, torch.zeros(len(z), 8, 8, 1, dtype=torch.uint8)
+
+    monkeypatch.setattr(sampling, "build_graph", lambda *args: graph)
+    sampler = make_sampler(max_batch_size=16)
+    assert (sampler.certificate.buckets, sampler.certificate.precision) == ((4, 8, 16), "fp32")
     seen.clear()
     assert sampler.from_seeds(range(17)).shape == (17, 8, 8, 1)
-    assert seen == [16, 4]
+    assert set(seen) <= {4, 8, 16}
+    assert sum(seen) >= 17
 
 
-class Nothing(nn.Module):
-    def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return z[:, :1, None, None].expand(-1, 1, 8, 8) * float("nan")
+@pytest.mark.parametrize(
+    ("costs", "n", "bucket"),
+    [
+        ({1: 1.0, 4: 2.0, 8: 3.0}, 1, 1),
+        ({1: 1.0, 4: 2.0, 8: 3.0}, 3, 4),  # 2 instead of three times 1
+        ({1: 1.0, 4: 2.0, 8: 3.0}, 5, 8),
+        ({1: 0.1, 4: 2.0, 8: 3.9}, 5, 1),
+        ({1: 1.0, 4: 4.0, 8: 8.0}, 5, 4),  # 4 and 1, not 8
+        ({4: 2.0, 8: 3.0}, 1, 4),
+        ({4: 2.0, 8: 3.0}, 100, 8),
+    ],
+)
+def test_the_bucket_is_the_one_that_costs_least(
+    sampler: Sampler, costs: dict[int, float], n: int, bucket: int
+) -> None:
+    sampler = copy.copy(sampler)
+    sampler.costs, sampler._plan = costs, sampling._cheapest_first_bucket(costs)
+    assert sampler.bucket(n) == bucket
+
+
+def test_what_images_cost_is_the_sum_of_their_buckets(sampler: Sampler) -> None:
+    sampler = copy.copy(sampler)
+    sampler.certificate = replace(sampler.certificate, buckets=(1, 4, 8))
+    sampler.costs = {1: 1.0, 4: 2.0, 8: 3.0}
+    sampler._plan = sampling._cheapest_first_bucket(sampler.costs)
+    assert [sampler.seconds(n) for n in (0, 1, 3, 8, 20)] == [0, 1, 2, 3, 8]
+
+
+def test_a_class_and_the_mix_that_is_only_it_give_the_same_bytes(sampler: Sampler) -> None:
+    seeds, c = range(9), np.arange(9) % 3
+    one_hot = np.eye(3, dtype=np.float32)[c]
+    assert np.array_equal(sampler.from_seeds(seeds, c), sampler.from_seeds(seeds, one_hot))
+
+
+def test_a_mix_is_neither_of_its_classes(sampler: Sampler) -> None:
+    mix = np.array([[0.5, 0.5, 0.0]], np.float32)
+    mixed = sampler.from_seeds([4], mix)
+    assert not any(np.array_equal(mixed, sampler.from_seeds([4], np.array([c]))) for c in (0, 1))
+
+
+def test_a_mix_does_not_depend_on_its_neighbours(sampler: Sampler) -> None:
+    mixes = np.random.default_rng(0).dirichlet(np.ones(3), 40).astype(np.float32)
+    together = sampler.from_seeds(range(40), mixes)
+    alone = [sampler.from_seeds([i], mixes[i : i + 1])[0] for i in range(40)]
+    assert np.array_equal(together, alone)
 
 
 def test_a_generator_that_gives_no_numbers_is_refused() -> None:
+    generator = build_generator(CONFIG)
+    with torch.no_grad():
+        next(generator.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="NaN"):
-        Sampler(Nothing(), CONFIG, CPU)
+        Sampler(generator, CONFIG, CPU)
 
 
 def test_a_class_asked_for_is_the_class_that_is_drawn(sampler: Sampler) -> None:
@@ -153,15 +226,17 @@ def test_a_class_asked_for_is_the_class_that_is_drawn(sampler: Sampler) -> None:
 
 
 def test_a_certificate_has_another_name_when_anything_differs() -> None:
-    certificate = Certificate("cpu", "x86_64 AVX2", "2.13.0", (4, 8))
+    certificate = Certificate("cpu", "x86_64 AVX2", "2.13.0", "fp32", 1, 64, (4, 8))
     others = [
         replace(certificate, device="cuda"),
         replace(certificate, capability="x86_64 AVX512"),
         replace(certificate, torch="2.14.0"),
+        replace(certificate, precision="bf16"),
+        replace(certificate, threads=2),
         replace(certificate, buckets=(8,)),
     ]
     names = {certificate.id(), certificate.id("png 2"), *(other.id() for other in others)}
-    assert len(names) == 6
+    assert len(names) == 8
     assert certificate.id() == replace(certificate).id()
 
 

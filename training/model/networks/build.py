@@ -35,7 +35,11 @@ _DISCRIMINATORS: Builders = {
 
 
 def build_generator(config: NetworkConfig) -> nn.Module:
-    """G: z (B, z_dim) float, c (B,) int64 → (B, img_channels, R, R); c is ignored if unlabelled."""
+    """G: z (B, z_dim) float, c → (B, img_channels, R, R).
+
+    c: class indices (B,) int64 or weights (B, num_classes) float, whose rows sum to 1; ignored if
+    unlabelled.
+    """
     return _GENERATORS[config.architecture](config)
 
 

@@ -72,7 +72,11 @@ def linear(in_dim: int, out_dim: int, gain: float = math.sqrt(2 / (1 + LEAK**2))
 
 
 class LatentInput(nn.Module):
-    """Joins a latent with the embedding of its class: (B, z_dim), (B,) → (B, out_dim)."""
+    """Joins a latent with the embedding of its class: (B, z_dim), c → (B, out_dim).
+
+    c: class indices (B,) int64, or float weights (B, num_classes) that mix the embeddings. One-hot
+    weights give the index's embedding to the bit: every other term of the sum is zero.
+    """
 
     def __init__(self, z_dim: int, num_classes: int, embed_dim: int) -> None:
         super().__init__()
@@ -82,7 +86,14 @@ class LatentInput(nn.Module):
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         if self.embedding is None:
             return z
-        return torch.cat([z, self.embedding(c)], dim=1)
+        embedded = self._mix(c) if c.is_floating_point() else self.embedding(c)
+        return torch.cat([z, embedded], dim=1)
+
+    def _mix(self, weights: Tensor) -> Tensor:
+        # One small product a row: in weights @ embeddings, the order of a sum hangs on B.
+        rows = weights.unsqueeze(1)  # (B, 1, num_classes)
+        embeddings = cast(nn.Embedding, self.embedding).weight.expand(rows.shape[0], -1, -1)
+        return torch.bmm(rows, embeddings).squeeze(1)
 
 
 class LogitHead(nn.Module):

@@ -39,12 +39,13 @@ class Blur(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels  # the kernel's length, which tracing would not know for constant
         taps = torch.tensor([0.25, 0.5, 0.25])
         kernel = torch.outer(taps, taps).repeat(channels, 1, 1, 1)  # (C, 1, 3, 3)
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+        return nn.functional.conv2d(x, self.kernel, padding=1, groups=self.channels)
 
 
 class Up(nn.Module):
