@@ -5,17 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import png
-from app.batcher import Classes, Latents, Pixels
 from app.engine import Loaded
 from app.errors import BadRequestError
-from training.model.sampling import classes_of, latents_of
+from training.model.sampling import (
+    Classes,
+    Latents,
+    Pixels,
+    class_weights,
+    classes_of,
+    latents_of,
+)
+
+ClassRow = int | np.integer[Any] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Which images of a version: seeds or latents, classes (None: drawn from the seeds), ψ."""
+    """Which images of a version: seeds or latents, classes (None: drawn from the seeds), ψ.
+
+    classes: indices (n,), or weights (n, num_classes) of a mix.
+    """
 
     loaded: Loaded
     seeds: Sequence[int] | None
@@ -32,13 +44,30 @@ class Ask:
             c = classes_of(self.seeds or [0] * len(z), config.num_classes)
         return z * np.float32(self.truncation), c
 
+    def part(self, rows: slice) -> "Ask":
+        """The same of these images alone."""
+        return Ask(
+            self.loaded,
+            None if self.seeds is None else self.seeds[rows],
+            None if self.latents is None else self.latents[rows],
+            None if self.classes is None else self.classes[rows],
+            self.truncation,
+        )
+
     def seed(self, i: int) -> int | None:
         return None if self.seeds is None else self.seeds[i]
 
-    def class_name(self, c: int) -> str | None:
-        return self.loaded.class_names[c] if self.loaded.class_names else None
+    def class_name(self, c: ClassRow) -> str | dict[str, float] | None:
+        """The class that made an image, by name; a mix as the share of each, above 0."""
+        names = self.loaded.class_names
+        if not names:
+            return None
+        if not isinstance(c, np.ndarray):
+            return names[int(c)]
+        there = np.flatnonzero(c)
+        return names[there[0]] if len(there) == 1 else {names[k]: float(c[k]) for k in there}
 
-    def metadata(self, i: int, c: int) -> dict[str, Any]:
+    def metadata(self, i: int, c: ClassRow) -> dict[str, Any]:
         """What the i-th image's file says of itself: enough to make it again."""
         return {
             "model": self.loaded.model,
@@ -50,9 +79,17 @@ class Ask:
             "certificate": self.loaded.certificate_id,
         }
 
-    def encode(self, i: int, pixels: Pixels, c: int, format: png.Format) -> bytes:
+    def encode(self, i: int, pixels: Pixels, c: ClassRow, format: png.Format) -> bytes:
         """The i-th image's file."""
         return png.encode(pixels, format, self.metadata(i, c))
+
+
+def join_classes(parts: Sequence[Classes]) -> Classes:
+    """Indices where all are indices, else weights."""
+    num_classes = next((part.shape[1] for part in parts if part.ndim == 2), None)
+    if num_classes is not None:
+        return np.concatenate([class_weights(part, num_classes) for part in parts])
+    return np.concatenate(parts)
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:

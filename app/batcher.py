@@ -1,28 +1,32 @@
 """Owns the way from many requests to one generator call and back to each caller.
 
-One thread drains a bounded queue whenever the device is free: no timer, no polling. What arrives
-while a batch runs forms the next one. Large requests are cut, and take turns with small ones.
+One thread takes from a bounded queue whenever the device is free: no timer, no polling. What
+arrives while a batch runs forms the next one. Files are made in a small pool beside it, those of a
+batch together, and the event loop is woken once for all of them.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from app import png
+from app.ask import Ask, join_classes
 from app.engine import Loaded
-from app.errors import QueueFullError, UnavailableError
+from app.errors import UnavailableError
+from app.waiting import Part, Ticket, WaitingRoom
+from training.model.sampling import Classes, Latents, Pixels
 
 T = TypeVar("T")
-Latents = NDArray[np.float32]
-Classes = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
+Results = list[tuple[Ticket, Any]]
+
+_PARTS_AHEAD = 2  # of a stream: one that is being sent, one that is being made
+_MAX_PART_BYTES = 16_000_000  # of pixels
 
 
 class BatchObserver(Protocol):
@@ -37,28 +41,8 @@ class BatchObserver(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class _Ticket:
-    """One request in the queue. The batcher's thread alone touches what has a default.
-
-    taken: how many of its images are out of the queue, generated or being generated.
-    """
-
-    loaded: Loaded
-    n: int
-    draw: Callable[[], tuple[Latents, Classes]]
-    finish: Callable[[Pixels, Classes], Any]
-    future: "asyncio.Future[Any]"
-    loop: asyncio.AbstractEventLoop
-    queued_at: float
-    cancelled: bool = False
-    taken: int = 0
-    inputs: tuple[Latents, Classes] | None = None
-    parts: list[Pixels] = field(default_factory=list[Pixels])
-
-
 class Batcher:
-    """`submit` from the event loop; everything else happens in the batcher's threads."""
+    """Requests come from the event loop; everything else happens in the batcher's threads."""
 
     def __init__(
         self,
@@ -70,13 +54,10 @@ class Batcher:
         encoder_threads: int = 2,
     ) -> None:
         self._max_batch_size = max_batch_size
-        self._max_queue_size = max_queue_size
         self._max_wait_sec = max_queue_wait_ms / 1000
         self._delay_sec = max_queue_delay_ms / 1000
         self._observer = observer
-        self._queue: deque[_Ticket] = deque()
-        self._queued_images = 0
-        self._images_per_sec = 1000.0
+        self._waiting = WaitingRoom(max_queue_size, self._max_wait_sec)
         self._closing = False
         self._changed = threading.Condition()
         self._encoders = ThreadPoolExecutor(encoder_threads, thread_name_prefix="encoder")
@@ -103,7 +84,18 @@ class Batcher:
     @property
     def queued_images(self) -> int:
         """Images asked for and not yet generated."""
-        return self._queued_images
+        return self._waiting.images
+
+    # Requests
+
+    def png(self, ask: Ask, caller: str = "") -> "asyncio.Future[bytes]":
+        """The PNG of an ask for one image. Cancelling it frees its place in the queue.
+
+        Raises QueueFullError at once; the future, UnavailableError after waiting too long.
+        """
+        # Drawn here: 64 numbers take a few microseconds, and waiting for the interpreter's lock in
+        # another thread, which numpy gives up for each draw, takes a hundred.
+        return self._enqueue(self._ticket(ask.loaded, 1, caller, ask=ask, inputs=ask.draw()))
 
     async def submit(
         self,
@@ -111,167 +103,207 @@ class Batcher:
         n: int,
         draw: Callable[[], tuple[Latents, Classes]],
         finish: Callable[[Pixels, Classes], T],
+        caller: str = "",
     ) -> T:
         """Generate n images and return what `finish` makes of them, (n, H, W, C) and classes (n,).
 
-        `draw` gives latents (n, z_dim) and classes (n,). Both run in threads of the batcher, and
-        what they raise is raised here. Cancelling the call frees its place in the queue at once.
+        `draw` gives latents (n, z_dim) and classes. Both run in threads of the batcher, and what
+        they raise is raised here. Cancelling the call frees its place in the queue at once.
         Raises QueueFullError at once, UnavailableError after waiting too long.
         """
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket(loaded, n, draw, finish, loop.create_future(), loop, time.monotonic())
-        self._enqueue(ticket)
-        try:
-            return await ticket.future
-        except asyncio.CancelledError:
-            self._withdraw(ticket)
-            raise
-        finally:
-            ticket.cancelled = True
+        return await self._enqueue(self._ticket(loaded, n, caller, draw=draw, finish=finish))
 
-    def _enqueue(self, ticket: _Ticket) -> None:
+    async def stream(
+        self,
+        loaded: Loaded,
+        n: int,
+        draw_part: Callable[[slice], tuple[Latents, Classes]],
+        finish_part: Callable[[Pixels, Classes, int], T],
+        caller: str = "",
+    ) -> AsyncGenerator[T, None]:
+        """Generate n images in parts, in order: `draw_part(rows)`, `finish_part(images, c, start)`.
+
+        Made as they are taken, so that any n needs the memory of a few parts. The first part is
+        let in as a request of its size would be; later ones always are, and never wait too long.
+        """
+        size = self._part_size(loaded)
+        starts = deque(range(0, n, size))
+        ahead: deque[asyncio.Future[T]] = deque()
+        try:
+            while starts or ahead:
+                while starts and len(ahead) < _PARTS_AHEAD:
+                    start = starts.popleft()
+                    ahead.append(
+                        self._part(
+                            loaded, start, min(size, n - start), draw_part, finish_part, caller
+                        )
+                    )
+                yield await ahead.popleft()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _part(
+        self,
+        loaded: Loaded,
+        start: int,
+        n: int,
+        draw_part: Callable[[slice], tuple[Latents, Classes]],
+        finish_part: Callable[[Pixels, Classes, int], T],
+        caller: str,
+    ) -> "asyncio.Future[T]":
+        def finish(images: Pixels, c: Classes) -> T:
+            return finish_part(images, c, start)
+
+        rows = slice(start, start + n)
+        work: dict[str, Any] = {"draw": lambda: draw_part(rows), "finish": finish}
+        return self._enqueue(self._ticket(loaded, n, caller, **work, admitted=start > 0))
+
+    def _part_size(self, loaded: Loaded) -> int:
+        config = loaded.sampler.config
+        image_bytes = config.img_resolution**2 * config.img_channels
+        return max(1, min(self._max_batch_size, _MAX_PART_BYTES // image_bytes))
+
+    def _ticket(self, loaded: Loaded, n: int, caller: str, **work: Any) -> Ticket:
+        future = asyncio.get_running_loop().create_future()
+        return Ticket(loaded, n, caller, time.monotonic(), future, **work)
+
+    def _enqueue(self, ticket: Ticket) -> "asyncio.Future[Any]":
         with self._changed:
             if self._closing:
                 raise UnavailableError("the service is shutting down; ask another replica")
-            if self._queued_images + ticket.n > self._max_queue_size:
-                raise QueueFullError(
-                    f"{self._queued_images} images are waiting and {ticket.n} more were asked for; "
-                    f"max_queue_size is {self._max_queue_size}; try again later",
-                    retry_after_sec=self._queued_images / self._images_per_sec,
-                )
-            self._queue.append(ticket)
-            self._queued_images += ticket.n
+            self._waiting.add(ticket)
             self._changed.notify()
+        ticket.future.add_done_callback(lambda future: self._done(ticket, future))
+        return ticket.future
+
+    def _done(self, ticket: Ticket, future: "asyncio.Future[Any]") -> None:
+        if future.cancelled():
+            ticket.cancelled = True
+            self._withdraw(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._waiting.remove(ticket)
+
+    # The batcher's thread
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            began = time.monotonic()
             self._run_batch(batch)
+            images = sum(part.stop - part.start for _, part in batch)
+            expected = batch[0][0].loaded.sampler.seconds(images)
+            self._waiting.learn(expected, time.monotonic() - began)
 
-    def _next_batch(self) -> list[tuple[_Ticket, slice]]:
+    def _next_batch(self) -> list[Part]:
         """Tickets and which images of each come next; empty when closed and drained."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._queue or self._closing)
+                self._changed.wait_for(lambda: self._waiting.images or self._closing)
                 if self._delay_sec and not self._closing:
                     self._changed.wait_for(self._is_full, self._delay_sec)
-                self._drop_departed()
-                if self._queue:
-                    return self._take()
-                if self._closing:
-                    return []
+                self._refuse(self._waiting.pop_late(time.monotonic()))
+                batch = self._waiting.take(self._max_batch_size)
+                if batch or self._closing:
+                    return batch
 
     def _is_full(self) -> bool:
-        return self._queued_images >= self._max_batch_size or self._closing
+        return self._waiting.images >= self._max_batch_size or self._closing
 
-    def _drop_departed(self) -> None:
-        oldest = time.monotonic() - self._max_wait_sec
-        for _ in range(len(self._queue)):
-            ticket = self._queue.popleft()
-            late = not ticket.taken and ticket.queued_at < oldest
-            if ticket.cancelled or late:
-                self._queued_images -= ticket.n - ticket.taken
-            else:
-                self._queue.append(ticket)
-            if late and not ticket.cancelled:
-                error = UnavailableError(
-                    f"waited longer than max_queue_wait_ms ({self._max_wait_sec * 1000:.0f} ms); "
-                    "the service is overloaded, try again later",
-                    retry_after_sec=self._queued_images / self._images_per_sec,
-                )
-                _settle([(ticket, error)])
+    def _refuse(self, late: list[Ticket]) -> None:
+        error = UnavailableError(
+            f"waited longer than max_queue_wait_ms ({self._max_wait_sec * 1000:.0f} ms); "
+            "the service is overloaded, try again later",
+            retry_after_sec=self._waiting.wait_sec(),
+        )
+        _settle([(ticket, error) for ticket in late])
 
-    def _take(self) -> list[tuple[_Ticket, slice]]:
-        """Up to a batch of images, all of the version the oldest ticket wants."""
-        loaded, room = self._queue[0].loaded, self._max_batch_size
-        batch: list[tuple[_Ticket, slice]] = []
-        unfinished: list[_Ticket] = []
-        skipped: list[_Ticket] = []
-        while self._queue and room:
-            ticket = self._queue.popleft()
-            if ticket.loaded is not loaded:
-                skipped.append(ticket)
-                continue
-            part = slice(ticket.taken, min(ticket.taken + room, ticket.n))
-            batch.append((ticket, part))
-            room -= part.stop - part.start
-            ticket.taken = part.stop
-            if ticket.taken < ticket.n:
-                unfinished.append(ticket)
-        self._queue.extendleft(reversed(skipped))
-        self._queue.extend(unfinished)  # behind the others, which keeps large requests from
-        self._queued_images -= self._max_batch_size - room  # starving small ones
-        return batch
-
-    def _run_batch(self, batch: list[tuple[_Ticket, slice]]) -> None:
-        began = time.monotonic()
-        batch = [(ticket, part) for ticket, part in batch if _drawn(ticket)]
+    def _run_batch(self, batch: list[Part]) -> None:
+        batch = [part for part in batch if self._is_drawn(part[0])]
         if not batch:
             return
-        latents, classes = zip(*(_inputs(ticket, part) for ticket, part in batch), strict=True)
+        began = time.monotonic()
+        singles = [ticket for ticket, _ in batch if ticket.ask is not None]
+        others = [part for part in batch if part[0].ask is None]
         try:
-            images = batch[0][0].loaded.sampler(np.concatenate(latents), np.concatenate(classes))
+            z, c = _inputs([(ticket, slice(1)) for ticket in singles] + others)
+            images = batch[0][0].loaded.sampler(z, c)
         except Exception as error:  # noqa: BLE001 (told to each caller of the batch)
             self._fail([ticket for ticket, _ in batch], error)
             return
-        seconds = time.monotonic() - began
-        self._images_per_sec += 0.1 * (len(images) / max(seconds, 1e-6) - self._images_per_sec)
-        self._observer.batch(len(images), [began - t.queued_at for t, _ in batch], seconds)
-        self._deal(batch, images)
+        waited = [began - ticket.queued_at for ticket, _ in batch]
+        self._observer.batch(len(images), waited, time.monotonic() - began)
+        if singles:
+            self._encode(lambda: _pngs(singles, images[: len(singles)], c))
+        if complete := _dealt(others, images[len(singles) :]):
+            self._encode(lambda: [(ticket, _finished(ticket)) for ticket in complete])
 
-    def _deal(self, batch: list[tuple[_Ticket, slice]], images: Pixels) -> None:
-        complete: list[_Ticket] = []
-        start = 0
-        for ticket, part in batch:
-            end = start + part.stop - part.start
-            ticket.parts.append(images[start:end])
-            start = end
-            if part.stop == ticket.n:
-                complete.append(ticket)
-        if complete:
-            self._encoding.acquire()
-            self._encoders.submit(self._answer, complete)
+    def _is_drawn(self, ticket: Ticket) -> bool:
+        """Whether somebody waits for it still, and its latents are known."""
+        if ticket.cancelled or ticket.draw is None or ticket.inputs is not None:
+            return not ticket.cancelled
+        try:
+            ticket.inputs = ticket.draw()
+        except Exception as error:  # noqa: BLE001 (told to its caller)
+            self._fail([ticket], error)
+            return False
+        return True
 
-    def _answer(self, tickets: list[_Ticket]) -> None:
+    def _encode(self, make: Callable[[], Results]) -> None:
+        self._encoding.acquire()
+        self._encoders.submit(self._answer, make)
+
+    def _answer(self, make: Callable[[], Results]) -> None:
         try:
             began = time.monotonic()
-            _settle([(ticket, _finished(ticket)) for ticket in tickets])
+            _settle(make())
             self._observer.encoded(time.monotonic() - began)
         finally:
             self._encoding.release()
 
-    def _fail(self, tickets: list[_Ticket], error: Exception) -> None:
+    def _fail(self, tickets: list[Ticket], error: Exception) -> None:
         for ticket in tickets:
+            ticket.cancelled = True
             self._withdraw(ticket)
         _settle([(ticket, error) for ticket in tickets])
 
-    def _withdraw(self, ticket: _Ticket) -> None:
-        """Take what is still waiting of it out of the queue."""
-        with self._changed:
-            if ticket in self._queue:
-                self._queue.remove(ticket)
-                self._queued_images -= ticket.n - ticket.taken
+
+def _inputs(batch: list[Part]) -> tuple[Latents, Classes]:
+    """Latents and classes of a batch."""
+    latents: list[Latents] = []
+    classes: list[Classes] = []
+    for ticket, part in batch:
+        if ticket.inputs is None:
+            raise AssertionError("a batch holds a request whose inputs were not drawn")
+        z, c = ticket.inputs
+        latents.append(z[part])
+        classes.append(c[part])
+    return np.concatenate(latents), join_classes(classes)
 
 
-def _drawn(ticket: _Ticket) -> bool:
-    if ticket.inputs is None:
-        try:
-            ticket.inputs = ticket.draw()
-        except Exception as error:  # noqa: BLE001 (told to its caller)
-            ticket.cancelled = True
-            _settle([(ticket, error)])
-            return False
-    return True
+def _dealt(others: list[Part], images: Pixels) -> list[Ticket]:
+    """Give each its images; those that now have all."""
+    start = 0
+    for ticket, part in others:
+        end = start + part.stop - part.start
+        ticket.parts.append(images[start:end])
+        start = end
+    return [ticket for ticket, part in others if part.stop == ticket.n]
 
 
-def _inputs(ticket: _Ticket, part: slice) -> tuple[Latents, Classes]:
-    if ticket.inputs is None:
-        raise AssertionError("a batch holds a request whose inputs were not drawn")
-    z, c = ticket.inputs
-    return z[part], c[part]
+def _pngs(tickets: list[Ticket], images: Pixels, c: Classes) -> Results:
+    wanted = [i for i, ticket in enumerate(tickets) if not ticket.cancelled]
+    try:
+        about = [ask.metadata(0, c[i]) for i in wanted if (ask := tickets[i].ask)]
+        files = png.encode_many(images[wanted], about)
+    except Exception as error:  # noqa: BLE001 (told to each caller of the batch)
+        return [(tickets[i], error) for i in wanted]
+    return [(tickets[i], file) for i, file in zip(wanted, files, strict=True)]
 
 
-def _finished(ticket: _Ticket) -> Any:
-    if ticket.cancelled or ticket.inputs is None:
+def _finished(ticket: Ticket) -> Any:
+    if ticket.cancelled or ticket.inputs is None or ticket.finish is None:
         return None
     try:
         images = ticket.parts[0] if len(ticket.parts) == 1 else np.concatenate(ticket.parts)
@@ -280,8 +312,10 @@ def _finished(ticket: _Ticket) -> Any:
         return error
 
 
-def _settle(results: list[tuple[_Ticket, Any]]) -> None:
+def _settle(results: Results) -> None:
     """Hand results or errors to their callers, with one wake-up of the loop for all of them."""
+    if not results:
+        return
 
     def settle() -> None:
         for ticket, result in results:
@@ -292,4 +326,4 @@ def _settle(results: list[tuple[_Ticket, Any]]) -> None:
             else:
                 ticket.future.set_result(result)
 
-    results[0][0].loop.call_soon_threadsafe(settle)
+    results[0][0].future.get_loop().call_soon_threadsafe(settle)

@@ -8,29 +8,31 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from app.edge import is_loopback
 from app.errors import NoisewellError
 from app.settings import Settings
+from training.model.files import write_atomic
 from training.model.registry import (
     Registry,
     UnknownModelError,
     UnknownVersionError,
 )
 
-CHUNK = 64
+if TYPE_CHECKING:
+    from app.engine import Engine
+
 DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 _CHILD = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -116,7 +118,11 @@ def data_import(ctx: typer.Context) -> None:
 
 @cli.command(context_settings={**_CHILD, "help_option_names": []})
 def bench(ctx: typer.Context) -> None:
-    """Print figures about training: speed, spread over seeds, toys whose answer is known."""
+    """Print figures: `bench serve` of the service; speed, seeds and toys of training."""
+    if ctx.args[:1] == ["serve"]:
+        _child("app.bench.serve", ctx.args[1:])
+    if ctx.args[:1] in ([], ["--help"]):
+        typer.echo("Of the service: noisewell bench serve --help\nOf training:")
     _child("training.bench", ctx.args)
 
 
@@ -130,46 +136,86 @@ def export(ctx: typer.Context) -> None:
 def sample(
     model: Annotated[str, typer.Option(help="NAME or NAME@VERSION.")],
     seeds: Annotated[str, typer.Option(help="Such as 7 or 0-63.")],
-    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the PNGs, or one file NAME.zip.")],
     class_: Annotated[str | None, typer.Option("--class", help="Name or index.")] = None,
     truncation: Annotated[float, typer.Option(help="0 < ψ ≤ 1.")] = 1.0,
     grid: Annotated[Path | None, typer.Option(help="All of them in one PNG, too.")] = None,
     data_dir: DataDir = Path("data"),
     device: str = "auto",
 ) -> None:
-    """Write images of seeds to a folder, the same bytes as the service answers."""
+    """Write images of seeds, the same bytes as the service answers, and a manifest of them."""
     from app.ask import Ask, class_from_text, split_ref
-    from app.engine import Engine
     from app.logs import configure_logs
     from app.png import encode_png
-    from training.model.grid import make_grid
-    from training.model.sampling import pick_device
+    from app.sample import empty_grid, write_samples
 
     configure_logs(logging.WARNING)
     wanted = _parse_seeds(seeds)
+    n = len(wanted)
     if not 0 < truncation <= 1:
         _fail(f"--truncation {truncation:g}; expected above 0 and at most 1")
+    settings = _settings()
     with _told_errors():
-        engine = Engine(Registry(data_dir / "models"), pick_device(device), CHUNK, 1)
-        loaded = engine.get(*split_ref(model))
-        classes = None if class_ is None else class_from_text(loaded, class_)
-        out.mkdir(parents=True, exist_ok=True)
-        drawn: list[NDArray[np.uint8]] = []
-        starts = range(wanted.start, wanted.stop, CHUNK)
-        for start in track(starts, "sampling", console=Console(stderr=True)):
-            some = range(start, min(start + CHUNK, wanted.stop))
-            c = None if classes is None else np.full(len(some), classes, np.int64)
-            ask = Ask(loaded, some, None, c, truncation)
-            z, c = ask.draw()
-            images = loaded.sampler(z, c)
-            for i, pixels in enumerate(images):
-                data = ask.encode(i, pixels, int(c[i]), "png")
-                (out / f"seed-{some[i]}.png").write_bytes(data)
-            if grid is not None:
-                drawn.append(images)
-        if grid is not None:
-            grid.write_bytes(encode_png(make_grid(np.concatenate(drawn))))
-    typer.echo(f"{len(wanted)} images of {loaded.ref} in {out}")
+        loaded = _engine(data_dir, device, settings).get(*split_ref(model))
+        index = None if class_ is None else class_from_text(loaded, class_)
+        classes = None if index is None else np.broadcast_to(np.int64(index), n)
+        ask = Ask(loaded, wanted, None, classes, truncation)
+        picture = None if grid is None else empty_grid(ask, n, settings.max_pixels_per_request)
+        with _progress(n) as advance:
+            write_samples(ask, n, out, picture, advance)
+        if grid is not None and picture is not None:
+            grid.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(grid, encode_png(picture.pixels))
+    typer.echo(f"{n} images of {loaded.ref} in {out}")
+
+
+@cli.command()
+def verify(
+    image: Annotated[Path, typer.Argument(help="A PNG as it was made.")],
+    data_dir: DataDir = Path("data"),
+    device: str = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Render an image again: 0 if it is what its metadata says, 1 if it differs, 2 if unknown."""
+    from app.logs import configure_logs
+    from app.verification import again, read_picture, verdict
+
+    configure_logs(logging.WARNING)
+    settings = _settings()
+    with _told_errors():
+        with image.open("rb") as file:
+            picture = read_picture(file.read(settings.max_verify_bytes + 1), settings)
+        engine = _engine(data_dir, device, settings)
+        loaded = engine.get(picture.claims.model, picture.claims.version)
+        images = loaded.sampler(*again(picture, loaded).draw())
+        result = verdict(picture, loaded, images[0])
+    told = f"{result.verdict}: {result.detail}"
+    typer.echo(result.model_dump_json(by_alias=True, indent=2) if as_json else told)
+    raise SystemExit(0 if result.match else 1)
+
+
+@cli.command()
+def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJson = False) -> None:
+    """Load what would serve, and say under which certificate; ends with 1 if one is broken."""
+    from app.logs import configure_logs
+
+    configure_logs(logging.CRITICAL)
+    with _told_errors():
+        engine = _engine(data_dir, device, _settings())
+        engine.refresh()
+        loaded = [engine.get(model, version) for model, version in engine.serving().items()]
+    rows = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
+    refused = [f"{model}@{version}" for model, version in engine.refused().items()]
+    if as_json:
+        typer.echo(json.dumps({"serving": rows, "refused": refused}, indent=2))
+    for row in rows if not as_json else []:
+        table = Table(show_header=False, title=row["serves"], title_justify="left")
+        for name, value in list(row.items())[1:]:
+            table.add_row(name, ", ".join(map(str, value)) if name == "buckets" else str(value))
+        Console().print(table)
+    for ref in refused:
+        typer.echo(f"Error: {ref} is the champion and cannot be loaded; see its log", err=True)
+    raise SystemExit(1 if refused else 0)
 
 
 @models_cli.command("list")
@@ -240,10 +286,38 @@ def _settings(**options: Any) -> Settings:
         _fail(f"{name} is {first.get('input')!r}: {first['msg']} (option or NOISEWELL_ variable)")
 
 
+def _engine(data_dir: Path, device: str, settings: Settings) -> "Engine":
+    """The service's: threads and batches are part of the certificate. Raises ValueError."""
+    import torch
+
+    from app.engine import Engine
+    from training.model.sampling import pick_device
+    from training.model.threads import half_the_cores
+
+    torch.set_num_threads(settings.serving_threads or half_the_cores())
+    return Engine(Registry(data_dir / "models"), pick_device(device), settings.max_batch_size, 1)
+
+
 def _child(module: str, args: Sequence[str]) -> None:
     """Run a verb of `training` as a process of its own, and end as it ended."""
     code = subprocess.call([sys.executable, "-m", module, *args])
     raise SystemExit(code if code >= 0 else 128 - code)
+
+
+@contextmanager
+def _progress(n: int) -> Generator[Callable[[int], None], None, None]:
+    """A bar on stderr for n images, moved by what it gives; Ctrl-C ends the command in one line."""
+    columns = ("sampling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task("sampling", total=n)
+    try:
+        with bar:
+            yield lambda more: bar.advance(task, more)
+    except KeyboardInterrupt:
+        done = int(bar.tasks[0].completed)
+        typer.echo(f"Stopped after {done} of {n} images; the same command makes all", err=True)
+        raise SystemExit(130) from None  # as a shell reports what Ctrl-C ended
 
 
 def _parse_seeds(text: str) -> range:
@@ -261,7 +335,7 @@ def _told_errors() -> Generator[None, None, None]:
         yield
     except NoisewellError as error:
         _fail(error.detail)
-    except (UnknownModelError, UnknownVersionError, ValueError, OSError) as error:
+    except (UnknownModelError, UnknownVersionError, ValueError, OSError, MemoryError) as error:
         _fail(str(error))
 
 

@@ -1,13 +1,15 @@
 """Owns the handful of objects every route works with, made once by the lifespan."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from app.batcher import Batcher
+from app.bulk import Places
+from app.cache import ByteCache
 from app.engine import Engine
 from app.imports import DatasetImporter
 from app.metrics import Metrics
@@ -28,6 +30,8 @@ class Context:
     importer: DatasetImporter
     metrics: Metrics
     wake_worker: Callable[[], None]
+    files: ByteCache
+    image_streams: Places = field(default_factory=Places)
 
 
 def get_context(connection: HTTPConnection) -> Context:

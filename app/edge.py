@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +13,7 @@ from app.errors import UnauthorizedError
 from app.metrics import Metrics
 
 PUBLIC_PREFIX = "/health/"
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 def is_loopback(host: str) -> bool:
@@ -50,7 +51,7 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message["headers"], _NOSNIFF]
                 self._metrics.request(_route(scope), message["status"])
             await send(message)
 

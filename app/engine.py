@@ -1,9 +1,11 @@
 """Owns the models in memory: loads versions, checks them, and swaps the champion of each model."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,23 @@ class Loaded:
         """`mnist@2`, as in URLs."""
         return f"{self.model}@{self.version}"
 
+    @cached_property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What every answer made by it says of it."""
+        version = str(self.version)
+        return (
+            ("X-Model", self.model),
+            ("X-Model-Version", version),
+            ("X-Model-Digest", self.digest),
+        )
+
+    @cached_property
+    def tag(self) -> str:
+        """Differs from that of any version whose files differ. Model and version too, though the
+        digest says what is drawn: the files' metadata names them."""
+        text = f"{self.ref} {self.digest} {self.certificate_id}"
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
     @property
     def certificate(self) -> Certificate:
         """Where the bytes of its images are the same."""
@@ -48,7 +67,7 @@ class Loaded:
 
 
 class Engine:
-    """Champions stay loaded; versions asked for by number are kept while they are in use.
+    """Versions in memory, at most `max_loaded_bytes` of them: the least recently used goes first.
 
     Any thread may call it. A swap loads and checks the new version beside the old one and then
     replaces one reference: a batch that began runs to its end on the version it began with.
@@ -59,19 +78,19 @@ class Engine:
         registry: Registry,
         device: torch.device,
         max_batch_size: int,
-        max_loaded_versions: int,
+        max_loaded_bytes: int,
         on_swap: Callable[[str, int], None] = lambda model, version: None,
     ) -> None:
         self._registry = registry
         self._device = device
         self._max_batch_size = max_batch_size
-        self._max_loaded = max_loaded_versions
+        self._max_loaded_bytes = max_loaded_bytes
         self._on_swap = on_swap
-        self._champions: dict[str, Loaded] = {}
-        self._pinned: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
+        self._serving: dict[str, int] = {}
+        self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._refused: dict[str, int] = {}
         self._loading = threading.Lock()
-        self._ordering = threading.Lock()  # of _pinned; never held for long
+        self._ordering = threading.Lock()  # of _loaded; never held for long
 
     @property
     def device(self) -> torch.device:
@@ -86,23 +105,32 @@ class Engine:
                     self._follow(model)
                 except DamagedError as error:
                     log.error("aliases refused", model=model, reason=str(error))
-            for gone in self._champions.keys() - set(models):
-                del self._champions[gone]
+            for gone in self._serving.keys() - set(models):
+                del self._serving[gone]
 
-    def champions(self) -> dict[str, Loaded]:
-        """The version served for each model by default."""
-        return dict(self._champions)
+    def serving(self) -> dict[str, int]:
+        """The version that answers for each model by default; checked, if not in memory now."""
+        return dict(self._serving)
 
     def refused(self) -> dict[str, int]:
         """Champions by alias that could not be loaded, so that another version serves."""
         return dict(self._refused)
 
+    def loaded(self) -> list[Loaded]:
+        """What is in memory, the least recently used first."""
+        with self._ordering:
+            return list(self._loaded.values())
+
     def in_memory(self, model: str, version: int | None) -> Loaded | None:
         """Like `get`, but None instead of loading; cheap enough for the event loop."""
-        champion = self._champions.get(model)
-        if champion is not None and version in (None, champion.version):
-            return champion
-        return self._used(model, version) if version is not None else None
+        wanted = self._serving.get(model) if version is None else version
+        if wanted is None:
+            return None
+        with self._ordering:
+            found = self._loaded.get((model, wanted))
+            if found is not None:
+                self._loaded.move_to_end((model, wanted))
+        return found
 
     def get(self, model: str, version: int | None) -> Loaded:
         """The champion, or a version by number, loaded from disk if need be (seconds).
@@ -118,55 +146,51 @@ class Engine:
 
     def _load_asked(self, model: str, version: int | None) -> Loaded:
         try:
-            if version is not None:
-                self._registry.path(model, version)
-                return self._pin(self._load(model, version))
-            self._registry.versions(model)
-            self._follow(model)
+            if version is None:
+                self._registry.versions(model)
+                self._follow(model)
+                version = self._serving.get(model)
+            if version is None:
+                raise UnavailableError(f"no version of model {model!r} can be loaded; see the log")
+            return self._ensure(model, version)
         except (UnknownModelError, UnknownVersionError) as error:
             raise NotFoundError(str(error), field="model") from error
         except (CheckpointError, DamagedError) as error:
             ref = model if version is None else f"{model}@{version}"
             raise UnavailableError(f"{ref} cannot be served: {error}") from error
-        if model not in self._champions:
-            raise UnavailableError(f"no version of model {model!r} can be loaded; see the log")
-        return self._champions[model]
 
-    def _pin(self, loaded: Loaded) -> Loaded:
+    def _ensure(self, model: str, version: int) -> Loaded:
+        """From memory, or from disk into memory, where others may have to make room."""
+        found = self.in_memory(model, version)
+        if found is not None:
+            return found
+        loaded = self._load(model, version)
         with self._ordering:
-            self._pinned[loaded.model, loaded.version] = loaded
-            while len(self._pinned) > self._max_loaded:
-                self._pinned.popitem(last=False)
+            self._loaded[model, version] = loaded
+            while len(self._loaded) > 1 and self._loaded_bytes() > self._max_loaded_bytes:
+                _, gone = self._loaded.popitem(last=False)
+                log.info("unloaded", model=gone.model, version=gone.version)
         return loaded
 
-    def _used(self, model: str, version: int) -> Loaded | None:
-        with self._ordering:
-            found = self._pinned.get((model, version))
-            if found is not None:
-                self._pinned.move_to_end((model, version))
-        return found
-
-    def _unpin(self, model: str, version: int) -> Loaded | None:
-        with self._ordering:
-            return self._pinned.pop((model, version), None)
+    def _loaded_bytes(self) -> int:
+        return sum(loaded.sampler.num_bytes for loaded in self._loaded.values())
 
     def _follow(self, model: str) -> None:
-        wanted = self._registry.champion(model)
-        current = self._champions.get(model)
-        if wanted is None or (current is not None and current.version == wanted):
+        wanted, current = self._registry.champion(model), self._serving.get(model)
+        if wanted is None or current == wanted:
             self._refused.pop(model, None)
             return
-        refused = self._refused.get(model) == wanted and self._used(model, wanted) is None
+        refused = self._refused.get(model) == wanted and self.in_memory(model, wanted) is None
         if refused and current is not None:
             return
         for version in [wanted] if current is not None else self._candidates(model, wanted):
             try:
-                loaded = self._unpin(model, version) or self._load(model, version)
-                self._champions[model] = loaded
+                self._ensure(model, version)
             except (CheckpointError, UnknownVersionError) as error:
                 log.error("version refused", model=model, version=version, reason=str(error))
                 self._refused[model] = wanted
                 continue
+            self._serving[model] = version
             if version == wanted:
                 self._refused.pop(model, None)
             log.info("serving", model=model, version=version)

@@ -13,12 +13,23 @@ from fastapi.routing import APIRoute
 from app import problems
 from app.batcher import Batcher
 from app.bundled import install_bundled
+from app.cache import ByteCache
 from app.context import Context
 from app.edge import Edge
 from app.engine import Engine
 from app.imports import DatasetImporter
 from app.metrics import Metrics
-from app.routes import datasets, health, images, models, studio, training_jobs
+from app.routes import (
+    datasets,
+    health,
+    images,
+    interpolations,
+    models,
+    seeds,
+    studio,
+    training_jobs,
+    verification,
+)
 from app.settings import Settings
 from app.store.store import Store
 from app.supervisor import WorkerSupervisor
@@ -58,8 +69,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         telemetry={"tracing": False},
     )
-    for noun in (health, images, models, training_jobs):
+    for noun in (seeds, health, images, interpolations, models, training_jobs):
         app.include_router(noun.router, max_body_size=settings.max_body_bytes)
+    app.include_router(
+        verification.router, max_body_size=settings.max_verify_bytes + MAX_FORM_BYTES
+    )
     app.include_router(datasets.router, max_body_size=settings.max_upload_bytes + MAX_FORM_BYTES)
     app.include_router(studio.router)
     app.mount("/static", studio.Assets())
@@ -93,7 +107,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             registry,
             device,
             settings.max_batch_size,
-            settings.max_loaded_versions,
+            settings.max_loaded_bytes,
             on_swap=metrics.swapped,
         )
         await to_thread.run_sync(engine.refresh)
@@ -117,7 +131,15 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             supervisor.start()
             stack.push_async_callback(to_thread.run_sync, supervisor.close)
         yield Context(
-            settings, registry, store, engine, batcher, importer, metrics, supervisor.wake
+            settings,
+            registry,
+            store,
+            engine,
+            batcher,
+            importer,
+            metrics,
+            supervisor.wake,
+            ByteCache(settings.image_cache_bytes),
         )
 
 

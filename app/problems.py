@@ -63,8 +63,8 @@ def too_large(scope: Scope) -> Response:
     limit = scope.get(MAX_BODY_SIZE_SCOPE_KEY)
     return of(
         TooLargeError(
-            f"the body is over the {limit} bytes allowed here; max_body_bytes (for datasets, "
-            "max_upload_bytes) sets how many"
+            f"the body is over the {limit} bytes allowed here; max_body_bytes (for datasets "
+            "max_upload_bytes, for images to verify max_verify_bytes) sets how many"
         )
     )
 

@@ -15,6 +15,7 @@ Json = Mapping[str, Any]
 EXAMPLES: Json = {
     "model": "mnist",
     "seed": 7,
+    "seeds": [3, 8, 5],  # where there is no seed
     "version": 1,
     "class": "3",
     "dataset": "digits",
@@ -198,7 +199,10 @@ def _curl(method: str, path: str, operation: Json, body: Json, host: str, keyed:
     url = host + path.format_map(EXAMPLES)
     if any(p["name"] == "class" for p in operation.get("parameters", [])):
         url += f"?class={EXAMPLES['class']}"
-    given = {k: EXAMPLES[k] for k in body.get("properties", {}) if k in EXAMPLES}
+    takes = body.get("properties", {})
+    given = {
+        k: EXAMPLES[k] for k in takes if k in EXAMPLES and not (k == "seeds" and "seed" in takes)
+    }
     words = ["curl", *_output(path, operation, given)]
     if method != ("POST" if given else "GET"):
         words.append(f"-X {method}")
@@ -218,4 +222,6 @@ def _output(path: str, operation: Json, given: Json) -> list[str]:
         return ["-N", "-H 'Accept: text/event-stream'"]
     if path.endswith(".png"):
         return [f"-o {path.rpartition('/')[2].format_map(EXAMPLES)}"]
+    if path.endswith("interpolations"):
+        return ["-o walk.webp"]
     return [f"-o {given['response']}.png"] if "response" in given else []

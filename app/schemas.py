@@ -157,16 +157,25 @@ class Datasets(Answer):
 # Images
 
 Truncation = Annotated[float, Field(gt=0, le=1, description="ψ: latents are multiplied by it.")]
-ClassRef = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(max_length=255)]
+ClassText = Annotated[str, StringConstraints(max_length=255)]
+MAX_MIXED, MAX_WEIGHT = 32, 1e6
+ClassMix = Annotated[
+    dict[ClassText, Annotated[float, Field(gt=0, le=MAX_WEIGHT)]],
+    Field(min_length=1, max_length=MAX_MIXED, description="A mix: {name or index: weight}."),
+]
+ClassRef = Annotated[int, Field(ge=0)] | ClassText | ClassMix
 ImageFormat = Literal["png", "webp", "jpeg"]
-MAX_IMAGES = 1024
+MAX_IMAGES = 1024  # in a list, or in an answer that has to be whole before it can be read
+MAX_STREAMED_IMAGES = 1_000_000
 
 
 class ImagesRequest(Strict):
     """n images of one model. Seeds: `seeds`, or `seed` for seed…seed+n-1, or drawn at random."""
 
     model: str = Field(max_length=96, description="mnist, mnist@2 or mnist@champion.")
-    n: int | None = Field(None, ge=1, le=MAX_IMAGES, description="Default: as many as listed, or 1")
+    n: int | None = Field(
+        None, ge=1, le=MAX_STREAMED_IMAGES, description="Default: as many as listed, or 1."
+    )
     seed: Seed | None = None
     seeds: list[Seed] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
     latents: list[list[float]] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
@@ -174,7 +183,9 @@ class ImagesRequest(Strict):
     classes: list[ClassRef] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
     truncation: Truncation = 1.0
     format: ImageFormat = "png"
-    response: Literal["image", "grid", "zip", "json", "npy"] = "json"
+    response: Literal["image", "grid", "zip", "json", "ndjson", "npy"] = Field(
+        "json", description="zip, ndjson and npy are sent as they are made, however many they hold."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -207,11 +218,51 @@ class ImagesRequest(Strict):
         return len(listed) if listed else 1
 
 
+class InterpolationRequest(Strict):
+    """A walk through the latents of `seeds`, or through `latents`, as one moving image or a grid.
+
+    Each key is a frame. With `loop` the last leads back to the first.
+    """
+
+    model: str = Field(max_length=96, description="mnist, mnist@2 or mnist@champion.")
+    seeds: list[Seed] | None = Field(None, min_length=2, max_length=MAX_IMAGES)
+    latents: list[list[float]] | None = Field(None, min_length=2, max_length=MAX_IMAGES)
+    class_: ClassRef | None = Field(None, alias="class", description="For all of them.")
+    classes: list[ClassRef] | None = Field(
+        None, min_length=2, max_length=MAX_IMAGES, description="For each key; between, they mix."
+    )
+    frames: int = Field(60, ge=2, le=MAX_IMAGES)
+    space: Literal["slerp", "lerp"] = Field(
+        "slerp", description="slerp keeps the norm that latents have; lerp is the straight line."
+    )
+    loop: bool = False
+    truncation: Truncation = 1.0
+    format: Literal["webp", "apng", "gif", "grid"] = "webp"
+    frame_ms: int = Field(50, ge=20, le=10_000, description="How long each frame is shown.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.seeds is None) == (self.latents is None):
+            raise ValueError("give either seeds or latents")
+        if self.class_ is not None and self.classes is not None:
+            raise ValueError("give either class or classes")
+        if self.classes is not None and len(self.classes) != self.num_keys:
+            raise ValueError(f"there are {self.num_keys} keys, but {len(self.classes)} classes")
+        if self.frames < self.num_keys:
+            raise ValueError(f"frames is {self.frames}, fewer than the {self.num_keys} keys")
+        return self
+
+    @property
+    def num_keys(self) -> int:
+        """How many latents the walk passes through."""
+        return len(self.seeds or self.latents or [])
+
+
 class ImageData(Answer):
     """One image; `seed` is null where latents were given, `class` where there are no classes."""
 
     seed: int | None
-    class_: str | None = Field(alias="class")
+    class_: str | dict[str, float] | None = Field(alias="class")
     b64_json: str
 
 
@@ -224,11 +275,51 @@ class Images(Answer):
     data: list[ImageData]
 
 
+# Verification
+
+
+class Difference(Answer):
+    """A pixel that is not as it was made: `expected` and `found` in [0, 255], one a channel."""
+
+    x: int
+    y: int
+    expected: list[int]
+    found: list[int]
+
+
+class Verification(Answer):
+    """Whether an image is what its metadata says; `detail` tells it in a sentence.
+
+    other certificate: it differs, but was made on another kind of device or build (`certificate`,
+    here `certificate_here`), where the same picture may have other bytes: small differences are to
+    be expected. first_difference: the first row by row. largest_difference: of a channel, of 255.
+    """
+
+    match: bool
+    verdict: Literal["match", "differs", "other certificate"]
+    detail: str
+    model: str
+    version: int
+    digest: str
+    seed: int
+    class_: str | dict[str, float] | None = Field(alias="class")
+    truncation: float
+    certificate: str
+    certificate_here: str
+    pixels: int
+    differing_pixels: int
+    largest_difference: int
+    first_difference: Difference | None
+
+
 # Models
 
 
 class Model(Answer):
-    """A line of versions; `serving` is what answers now, null if nothing could be loaded."""
+    """A line of versions; `serving` is what answers now, null if nothing could be loaded.
+
+    certificate: where the bytes of its images are the same; null while it is not in memory.
+    """
 
     model: str
     versions: list[int]

@@ -31,10 +31,15 @@ class Settings(BaseSettings):
     max_queue_wait_ms: float = Field(default=2000, gt=0)
     max_images_per_request: int = Field(default=1024, ge=1, le=1024)
     max_pixels_per_request: int = Field(default=100_000_000, ge=1)
-    max_loaded_versions: int = Field(default=8, ge=1)
+    max_images_per_stream: int = Field(default=100_000, ge=1, le=1_000_000)
+    max_image_streams: int = Field(default=16, ge=1)
+    image_cache_bytes: int = Field(default=64_000_000, ge=0)
+    max_loaded_bytes: int = Field(default=2_000_000_000, ge=1)
 
     # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to.
     max_body_bytes: int = Field(default=1_000_000, ge=1)
+    max_verify_bytes: int = Field(default=16_000_000, ge=1)
+    max_verify_pixels: int = Field(default=4_194_304, ge=1)
     max_upload_bytes: int = Field(default=2_000_000_000, ge=1)
     max_dataset_files: int = Field(default=500_000, ge=1)
     max_dataset_bytes: int = Field(default=16_000_000_000, ge=1)

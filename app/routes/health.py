@@ -20,7 +20,7 @@ async def ready(ctx: Ctx) -> dict[str, str]:
     """200 when a request for an image would be answered: a model is loaded, the batcher lives."""
     if not ctx.batcher.alive:
         raise UnavailableError("the batcher is not running; restart the service")
-    if not ctx.engine.champions():
+    if not ctx.engine.serving():
         raise UnavailableError("no model is loaded; train one or see the log for refused versions")
     return {"status": "ready"}
 
@@ -40,7 +40,7 @@ def status(ctx: Ctx) -> Status:
     """What is served, on what, and how much is waiting."""
     return Status(
         device=str(ctx.engine.device),
-        models={model: loaded.version for model, loaded in ctx.engine.champions().items()},
+        models=ctx.engine.serving(),
         refused=ctx.engine.refused(),
         queued_images=ctx.batcher.queued_images,
         jobs=dict(ctx.store.count_by_status().items()),

@@ -1,74 +1,39 @@
-"""Owns the routes that make images: a URL for every seed, and POST for anything more."""
+"""Owns POST /v1/images: many images in one answer, most kinds of it sent while it is made."""
 
-import asyncio
-import base64
-import io
-import json
 import secrets
-import zipfile
-from collections.abc import Awaitable, Callable, Sequence
-from hashlib import sha256
-from typing import Annotated, TypeVar
-from urllib.parse import quote, urlencode
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
 
-import numpy as np
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import iterate_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from app import png
-from app.ask import Ask, class_from_text, class_index, split_ref
-from app.batcher import Classes, Latents, Pixels
+from app.answers import caller_of, image_headers, loaded_version, unless_gone
+from app.ask import Ask
+from app.bulk import Data, Grid, Json, Ndjson, Npy, Writer, Zip
+from app.classes import asked_classes
 from app.context import Context, Ctx
 from app.engine import Loaded
 from app.errors import BadRequestError, ClientGoneError
-from app.schemas import MAX_SEED, Images, ImagesRequest, Truncation
-from training.model.grid import make_grid
+from app.latents import explicit_latents
+from app.schemas import MAX_SEED, Images, ImagesRequest
+from training.model.sampling import Classes, Latents, Pixels
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
 T = TypeVar("T")
-_MEDIA_TYPES = (*png.MEDIA_TYPES.values(), "application/zip", "application/octet-stream")
-_MAX_AGE = "max-age=31536000, immutable"
-
-
-@router.get(
-    "/models/{model}/images/{seed}.png",
-    response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, 304: {"description": "As you have it"}},
-)
-async def get_image(
-    request: Request,
-    ctx: Ctx,
-    model: Annotated[str, Path(max_length=96, description="mnist, mnist@2 or mnist@champion")],
-    seed: Annotated[str, Path(pattern=r"^[0-9]{1,16}$", description="0 … 2^53-1")],
-    class_: Annotated[str | None, Query(alias="class", max_length=255)] = None,
-    truncation: Truncation = 1.0,
-) -> Response:
-    """The image of a seed. A pinned version's URL never changes what it answers."""
-    number = int(seed)
-    if number > MAX_SEED:
-        raise BadRequestError(f"seed is {seed}; expected 0 to {MAX_SEED}", field="seed")
-    pinned = split_ref(model)[1] is not None
-    loaded = await _loaded(ctx, model)
-    classes = None if class_ is None else np.array([class_from_text(loaded, class_)], np.int64)
-    ask = Ask(loaded, [number], None, classes, truncation)
-    etag = _etag(ask)
-    visibility = "private" if ctx.settings.api_key else "public"
-    headers = {
-        **_headers(loaded),
-        "X-Seed": str(number),
-        "ETag": etag,
-        "Cache-Control": f"{visibility}, {_MAX_AGE}" if pinned else "no-cache",
-        "Content-Location": _pinned_url(loaded, number, class_, truncation),
-    }
-    if _matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-
-    def finish(images: Pixels, c: Classes) -> bytes:
-        return ask.encode(0, images[0], int(c[0]), "png")
-
-    data = await _unless_gone(request, ctx.batcher.submit(loaded, 1, ask.draw, finish))
-    return Response(data, headers=headers, media_type="image/png")
+_WRITERS: dict[str, Callable[[Ask, int, png.Format], Writer]] = {
+    "npy": Npy,
+    "zip": Zip,
+    "ndjson": Ndjson,
+    "json": Json,
+}
+_ENDLESS = ("npy", "zip", "ndjson")  # can be read, or unpacked, while they arrive
+_MEDIA_TYPES = (*png.MEDIA_TYPES.values(), *(w.media_type for w in (Zip, Npy, Ndjson)))
 
 
 @router.post(
@@ -77,95 +42,133 @@ async def get_image(
     responses={200: {"content": {kind: {} for kind in _MEDIA_TYPES}, "model": Images}},
 )
 async def create_images(request: Request, ctx: Ctx, body: ImagesRequest) -> Response:
-    """n images in one answer: a single file, a grid, a zip, JSON with base64, or an .npy array."""
-    loaded = await _loaded(ctx, body.model)
-    _check_size(ctx, loaded, body.count)
-    ask = _ask(loaded, body)
-    make, media_type = _RESPONSES[body.response]
+    """n images in one answer: a file, a grid, a zip, JSON with base64, lines of it, or .npy."""
+    loaded = await loaded_version(ctx, body.model)
+    _check_size(ctx, loaded, body)
+    order = _Order(ctx, _ask(loaded, body), body.count, body.format, caller_of(request))
+    headers = image_headers(loaded)
+    if order.ask.seeds is not None:
+        headers["X-Seed"] = str(order.ask.seeds[0])
+    if body.response in _WRITERS:
+        writer = _WRITERS[body.response](order.ask, order.n, order.format)
+        return _Streamed(_written(order, writer), writer, headers)
+    data = await unless_gone(request, (_image if body.response == "image" else _grid)(order))
+    return Response(data, headers=headers, media_type=png.MEDIA_TYPES[body.format])
+
+
+@dataclass(frozen=True)
+class _Order:
+    """n images for a caller, and who makes them."""
+
+    ctx: Context
+    ask: Ask
+    n: int
+    format: png.Format
+    caller: str
+
+    def parts(self, finish: Callable[[Pixels, Classes, int], T]) -> AsyncGenerator[T]:
+        """`finish(images, c, start)` of each part, in order."""
+
+        def draw(rows: slice) -> tuple[Latents, Classes]:
+            return self.ask.part(rows).draw()
+
+        return self.ctx.batcher.stream(self.ask.loaded, self.n, draw, finish, self.caller)
+
+    def place(self) -> AbstractContextManager[None]:
+        """One of max_image_streams, unless a batch is all of it: that is bounded by the queue."""
+        settings = self.ctx.settings
+        if self.n <= settings.max_batch_size:
+            return nullcontext()
+        return self.ctx.image_streams.taken(settings.max_image_streams)
+
+
+async def _image(order: _Order) -> bytes:
+    ask = order.ask
+    if order.format == "png":
+        return await order.ctx.batcher.png(ask, order.caller)
 
     def finish(images: Pixels, c: Classes) -> bytes:
-        return make(ask, images, c, body.format)
+        return ask.encode(0, images[0], c[0], order.format)
 
-    data = await _unless_gone(request, ctx.batcher.submit(loaded, body.count, ask.draw, finish))
-    headers = _headers(loaded)
-    if ask.seeds is not None:
-        headers["X-Seed"] = str(ask.seeds[0])
-    return Response(data, headers=headers, media_type=media_type or png.MEDIA_TYPES[body.format])
+    return await order.ctx.batcher.submit(ask.loaded, 1, ask.draw, finish, order.caller)
 
 
-def _image(ask: Ask, images: Pixels, c: Classes, format: png.Format) -> bytes:
-    return ask.encode(0, images[0], int(c[0]), format)
+async def _grid(order: _Order) -> bytes:
+    loaded, config = order.ask.loaded, order.ask.loaded.sampler.config
+    with order.place():
+        grid = Grid(order.n, config.img_resolution, config.img_resolution, config.img_channels)
+
+        def finish(images: Pixels, c: Classes, start: int) -> None:
+            grid.put(images, start)
+
+        async with aclosing(order.parts(finish)) as parts:
+            async for _ in parts:
+                pass
+        seeds = None if order.ask.seeds is None else list(order.ask.seeds)
+        about = {"model": loaded.model, "version": loaded.version, "digest": loaded.digest}
+        metadata = {**about, "seeds": seeds}
+        return await to_thread.run_sync(png.encode, grid.pixels, order.format, metadata)
 
 
-def _grid(ask: Ask, images: Pixels, c: Classes, format: png.Format) -> bytes:
-    loaded = ask.loaded
-    about = {"model": loaded.model, "version": loaded.version, "digest": loaded.digest}
-    seeds = None if ask.seeds is None else list(ask.seeds)
-    return png.encode(make_grid(images), format, {**about, "seeds": seeds})
+async def _written(order: _Order, writer: Writer) -> AsyncGenerator[Data]:
+    with order.place():
+        async with aclosing(order.parts(writer.part)) as parts:
+            async for part in parts:
+                yield part
+        async for piece in iterate_in_threadpool(writer.end()):
+            yield piece
 
 
-def _zip(ask: Ask, images: Pixels, c: Classes, format: png.Format) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for i, pixels in enumerate(images):
-            seed = ask.seed(i)
-            name = f"{i:06d}.{format}" if seed is None else f"{i:06d}-seed-{seed}.{format}"
-            # A fixed date: the same request gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name), ask.encode(i, pixels, int(c[i]), format))
-    return buffer.getvalue()
+class _Streamed(Response):
+    """A body sent as it is made. Its status waits for the first part: an error before it is
+    answered as any other, an error behind it breaks the connection. A client that leaves ends it.
+    """
+
+    def __init__(self, body: AsyncGenerator[Data], writer: Writer, headers: dict[str, str]) -> None:
+        self.status_code, self.media_type, self.background = 200, writer.media_type, None
+        length = {} if writer.length is None else {"Content-Length": str(writer.length)}
+        self.init_headers({**headers, **length})
+        self._body = body
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(Request(scope, receive), self._send(send))
+        except ClientGoneError:
+            if not self._started:
+                raise
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._body) as body:
+            async for data in body:
+                if not self._started:
+                    self._started = True
+                    await send(
+                        {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                    )
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _json(ask: Ask, images: Pixels, c: Classes, format: png.Format) -> bytes:
-    data = [
-        {
-            "seed": ask.seed(i),
-            "class": ask.class_name(int(c[i])),
-            "b64_json": base64.b64encode(ask.encode(i, pixels, int(c[i]), format)).decode(),
-        }
-        for i, pixels in enumerate(images)
-    ]
-    loaded = ask.loaded
-    about = {"model": loaded.model, "version": loaded.version, "digest": loaded.digest}
-    return json.dumps({**about, "data": data}).encode()
-
-
-def _npy(ask: Ask, images: Pixels, c: Classes, format: png.Format) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, images, allow_pickle=False)
-    return buffer.getvalue()
-
-
-_RESPONSES: dict[str, tuple[Callable[[Ask, Pixels, Classes, png.Format], bytes], str | None]] = {
-    "image": (_image, None),
-    "grid": (_grid, None),
-    "zip": (_zip, "application/zip"),
-    "json": (_json, "application/json"),
-    "npy": (_npy, "application/octet-stream"),
-}
-
-
-async def _loaded(ctx: Context, ref: str) -> Loaded:
-    model, version = split_ref(ref)
-    found = ctx.engine.in_memory(model, version)
-    return found or await to_thread.run_sync(ctx.engine.get, model, version)
-
-
-def _check_size(ctx: Context, loaded: Loaded, n: int) -> None:
-    settings, resolution = ctx.settings, loaded.sampler.config.img_resolution
-    for name, limit in (
-        ("max_images_per_request", settings.max_images_per_request),
-        ("max_queue_size", settings.max_queue_size),  # more would never fit
-    ):
-        if n > limit:
-            raise BadRequestError(f"n is {n}; {name} allows {limit}; ask several times", field="n")
-    pixels = n * resolution**2
-    if pixels > settings.max_pixels_per_request:
-        limit = settings.max_pixels_per_request
-        raise BadRequestError(
-            f"{n} images of {resolution}×{resolution} are {pixels} pixels; "
-            f"max_pixels_per_request allows {limit}; ask for fewer at a time",
-            field="n",
-        )
+def _check_size(ctx: Context, loaded: Loaded, body: ImagesRequest) -> None:
+    """Raises BadRequestError naming the limit that this would pass."""
+    settings, n, resolution = ctx.settings, body.count, loaded.sampler.config.img_resolution
+    pixels, said = n * resolution**2, f"n is {n}"
+    in_pixels = f"{n} images of {resolution}×{resolution} are {pixels} pixels"
+    checks = [("max_queue_size", min(n, settings.max_batch_size), said)]  # else it would never fit
+    if body.response in _ENDLESS:
+        checks += [("max_images_per_stream", n, said)]
+    else:
+        checks += [("max_images_per_request", n, said)]
+        checks += [("max_pixels_per_request", pixels, in_pixels)]
+    for name, asked, told in checks:
+        limit = getattr(settings, name)
+        if asked > limit:
+            raise BadRequestError(
+                f"{told}; {name} allows {limit} in response {body.response!r}; ask several times"
+                + ("" if body.response in _ENDLESS else f", or for {' or '.join(_ENDLESS)}"),
+                field="n",
+            )
 
 
 def _ask(loaded: Loaded, body: ImagesRequest) -> Ask:
@@ -175,75 +178,6 @@ def _ask(loaded: Loaded, body: ImagesRequest) -> Ask:
     if seeds is None and body.latents is None:
         first = secrets.randbelow(MAX_SEED - body.count)
         seeds = range(first, first + body.count)
-    latents = None if body.latents is None else _latents(loaded, body.latents)
-    refs = body.classes if body.classes is not None else [body.class_] * body.count
-    classes = None
-    if body.class_ is not None or body.classes is not None:
-        field = "classes" if body.classes is not None else "class"
-        classes = np.array([class_index(loaded, ref, field) for ref in refs], np.int64)
+    latents = None if body.latents is None else explicit_latents(loaded, body.latents)
+    classes = asked_classes(loaded, body.class_, body.classes, body.count)
     return Ask(loaded, seeds, latents, classes, body.truncation)
-
-
-def _latents(loaded: Loaded, rows: list[list[float]]) -> Latents:
-    z_dim = loaded.sampler.config.z_dim
-    for i, row in enumerate(rows):
-        if len(row) != z_dim:
-            raise BadRequestError(
-                f"latents[{i}] has {len(row)} numbers; {loaded.ref} takes {z_dim}", field="latents"
-            )
-        if max(map(abs, row)) > 1e6:
-            raise BadRequestError(
-                f"latents[{i}] holds a number beyond ±1e6; latents are drawn from N(0, 1)",
-                field="latents",
-            )
-    return np.array(rows, np.float32)
-
-
-def _headers(loaded: Loaded) -> dict[str, str]:
-    return {
-        "X-Model": loaded.model,
-        "X-Model-Version": str(loaded.version),
-        "X-Model-Digest": loaded.digest,
-    }
-
-
-def _etag(ask: Ask) -> str:
-    classes = None if ask.classes is None else ask.classes.tolist()
-    seeds = None if ask.seeds is None else list(ask.seeds)
-    # Model and version too, though the digest says what is drawn: the file's metadata names them.
-    key = [ask.loaded.ref, ask.loaded.digest, ask.loaded.certificate_id, seeds, classes]
-    return f'"{sha256(json.dumps([*key, ask.truncation]).encode()).hexdigest()[:32]}"'
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    if if_none_match is None:
-        return False
-    candidates = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in candidates or etag in candidates
-
-
-def _pinned_url(loaded: Loaded, seed: int, class_: str | None, truncation: float) -> str:
-    query = {} if class_ is None else {"class": class_}
-    if truncation != 1.0:
-        query["truncation"] = repr(truncation)
-    path = f"/v1/models/{quote(loaded.ref, safe='@')}/images/{seed}.png"
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-async def _unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """Await `answer`, but cancel it when the client hangs up: its place goes to somebody else."""
-    work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientGoneError("the client hung up before its images were ready")
-        return work.result()
-    finally:
-        gone.cancel()
-        work.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -111,20 +111,24 @@ def _versions(ctx: Context, model: str) -> list[int]:
 
 def _model(ctx: Context, name: str) -> Model:
     versions = _versions(ctx, name)
-    loaded = ctx.engine.champions().get(name)
+    serving = ctx.engine.serving().get(name)
+    manifest = ctx.registry.manifest(name, serving) if serving in versions else {}
     return Model(
         model=name,
         versions=versions,
         aliases=ctx.registry.aliases(name),
-        serving=loaded.version if loaded else None,
-        class_names=list(loaded.class_names) if loaded else [],
-        network=loaded.manifest["network"] if loaded else {},
-        certificate=_certificate(loaded.certificate_id, loaded.certificate) if loaded else None,
+        serving=serving,
+        class_names=manifest.get("class_names", []),
+        network=manifest.get("network", {}),
+        certificate=_certificate(ctx, name, serving),
     )
 
 
-def _certificate(certificate_id: str, certificate: Any) -> dict[str, Any]:
-    return {"id": certificate_id, **vars(certificate)}
+def _certificate(ctx: Context, model: str, version: int | None) -> dict[str, Any] | None:
+    for loaded in ctx.engine.loaded():
+        if (loaded.model, loaded.version) == (model, version):
+            return {"id": loaded.certificate_id, **vars(loaded.certificate)}
+    return None
 
 
 def _version(ctx: Context, model: str, version: int) -> Version:

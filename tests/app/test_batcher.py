@@ -26,6 +26,12 @@ class FakeSampler:
         self.gate.set()
         self.error: Exception | None = None
 
+    def bucket(self, n: int) -> int:
+        return n
+
+    def seconds(self, n: int) -> float:
+        return 1e-4 * n
+
     def __call__(self, z: np.ndarray, c: np.ndarray) -> np.ndarray:
         assert len(z) == len(c)
         self.calls.append(c.tolist())

@@ -1,7 +1,12 @@
 import io
 import json
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from app import png
 from app.cli import cli
 from training.model.registry import Registry
 
@@ -100,9 +106,10 @@ def data_dir(registry: Registry, make_version: Callable[..., int]) -> Path:
     return registry.root.parent
 
 
-def sample(data_dir: Path, *args: object, seeds: str = "7") -> Result:
+def sample(data_dir: Path, *args: object, seeds: str = "7", **env: str) -> Result:
     options = ("--data-dir", data_dir, "--out", data_dir / "out", "--seeds", seeds)
-    return run("sample", "--model", "toy", *options, *args)
+    env = {"NOISEWELL_SERVING_THREADS": "1", **env}  # as the service of `start`
+    return run("sample", "--model", "toy", *options, *args, **env)
 
 
 def test_samples_are_the_bytes_that_the_service_answers(data_dir: Path, start) -> None:
@@ -116,12 +123,66 @@ def test_samples_are_the_bytes_that_the_service_answers(data_dir: Path, start) -
             assert (data_dir / "out" / f"seed-{seed}.png").read_bytes() == answer.content
 
 
+def test_a_zip_of_samples_holds_what_the_folder_holds(data_dir: Path) -> None:
+    told = sample(data_dir, "--out", data_dir / "new" / "all.ZIP", seeds="0-99").stdout
+    assert told == f"100 images of toy@1 in {data_dir / 'new' / 'all.ZIP'}\n"
+    sample(data_dir, seeds="0-99")
+    with zipfile.ZipFile(data_dir / "new" / "all.ZIP") as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [*(f"seed-{i}.png" for i in range(100)), "manifest.csv"]
+        for name in archive.namelist():
+            assert archive.read(name) == (data_dir / "out" / name).read_bytes()
+    assert len(list((data_dir / "out").iterdir())) == 101
+
+
+def test_the_same_samples_are_the_same_zip(data_dir: Path) -> None:
+    for name in ("one.zip", "two.zip"):
+        sample(data_dir, "--out", data_dir / name, seeds="0-99")
+    assert (data_dir / "one.zip").read_bytes() == (data_dir / "two.zip").read_bytes()
+
+
 def test_a_grid_shows_all_samples(data_dir: Path) -> None:
-    grid = data_dir / "grid.png"
+    grid = data_dir / "new" / "grid.png"
     assert sample(data_dir, "--grid", grid, seeds="0-4").exit_code == 0
     with Image.open(grid) as shown, Image.open(data_dir / "out" / "seed-4.png") as last:
         assert shown.size == (24, 16)
         assert np.array_equal(np.asarray(shown)[8:16, 8:16], np.asarray(last))
+
+
+@pytest.mark.parametrize("out", ["out", "out.zip"])
+def test_a_grid_of_too_many_pixels_is_refused_before_anything_is_made(
+    data_dir: Path, out: str
+) -> None:
+    args = ("--out", data_dir / out, "--grid", data_dir / "grid.png")
+    told = refused(sample(data_dir, *args, seeds="0-4", NOISEWELL_MAX_PIXELS_PER_REQUEST="319"))
+    assert "5 images of 8×8 is 320 pixels; max_pixels_per_request allows 319" in told
+    assert not list(data_dir.glob("*.*"))
+    assert not (data_dir / "out").exists()
+
+
+def test_a_folder_is_not_replaced_by_a_zip(data_dir: Path) -> None:
+    (data_dir / "all.zip").mkdir()
+    told = refused(sample(data_dir, "--out", data_dir / "all.zip"))
+    assert "all.zip is a folder; expected the name of a file" in told
+
+
+def test_ctrl_c_ends_sampling_in_one_line_and_leaves_whole_files(data_dir: Path) -> None:
+    out = data_dir / "out"
+    options = ("--model", "toy", "--seeds", "0-999999", "--data-dir", data_dir, "--out", out)
+    command = [sys.executable, "-m", "app.cli", "sample", *(str(option) for option in options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (out / "seed-200.png").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"Stopped after \d+ of 1000000 images", told.splitlines()[-1])
+    files = list(out.iterdir())
+    assert len(files) > 200
+    for file in files:
+        assert re.fullmatch(r"seed-\d+\.png", file.name)
+        assert file.read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
 def test_a_version_by_number_is_sampled(data_dir: Path) -> None:
@@ -154,7 +215,92 @@ def test_what_cannot_be_sampled_is_named(data_dir: Path, args, told: str) -> Non
     assert not (data_dir / "out").exists()
 
 
+# verify
+
+
+def verify(data_dir: Path, image: Path, *args: object, **env: str) -> Result:
+    env = {"NOISEWELL_SERVING_THREADS": "1", **env}
+    return run("verify", image, "--data-dir", data_dir, *args, **env)
+
+
+@pytest.fixture
+def image(data_dir: Path) -> Path:
+    """Seed 7 of the second toy."""
+    assert sample(data_dir, "--model", "toy@2").exit_code == 0
+    return data_dir / "out" / "seed-7.png"
+
+
+def test_a_sample_matches_and_ends_with_0(data_dir: Path, image: Path) -> None:
+    result = verify(data_dir, image)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "match: every pixel is what toy@2 makes of seed 7\n"
+
+
+def test_an_image_that_the_service_made_matches(data_dir: Path, image: Path, start) -> None:
+    with start() as service:
+        image.write_bytes(service.get("/v1/models/toy/images/9.png?class=cat").content)
+    assert verify(data_dir, image).stdout == "match: every pixel is what toy@1 makes of seed 9\n"
+
+
+def test_an_image_that_was_altered_ends_with_1(data_dir: Path, image: Path) -> None:
+    pixels, metadata = png.read(image.read_bytes(), max_bytes=10_000, max_pixels=64)
+    pixels = pixels.copy()
+    pixels[2, 5] ^= 255
+    image.write_bytes(png.encode_png(pixels, metadata))
+    result = verify(data_dir, image)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("differs: 1 of 64 pixels are not what toy@2 makes of seed 7")
+    assert f"x 5, y 2, is {pixels[2, 5].tolist()}" in result.stdout
+
+    result = verify(data_dir, image, "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert (said["match"], said["verdict"], said["class"]) == (False, "differs", metadata["class"])
+    assert (said["first_difference"]["x"], said["first_difference"]["y"]) == (5, 2)
+
+
+def test_what_cannot_be_verified_ends_with_2(
+    data_dir: Path, image: Path, registry: Registry
+) -> None:
+    assert "No such file" in refused(verify(data_dir, data_dir / "none.png"))
+    assert "Is a directory" in refused(verify(data_dir, data_dir))
+    assert "is not available" in refused(verify(data_dir, image, "--device", "tpu"))
+    told = refused(verify(data_dir, image, NOISEWELL_MAX_VERIFY_BYTES="100"))
+    assert "over the 100 bytes that max_verify_bytes allows" in told
+    told = refused(verify(data_dir, image, NOISEWELL_MAX_VERIFY_PIXELS="63"))
+    assert "max_verify_pixels allows 63" in told
+    (data_dir / "text.png").write_text("text")
+    assert "is not a PNG" in refused(verify(data_dir, data_dir / "text.png"))
+    shutil.rmtree(registry.path("toy", 2))
+    told = refused(verify(data_dir, image))
+    assert "Model version 2 of 'toy' is not registered; registered: 1, 3." in told
+
+
 # models
+
+
+def doctor(data_dir: Path) -> Result:
+    return run("doctor", "--json", "--data-dir", data_dir, NOISEWELL_SERVING_THREADS="1")
+
+
+def test_the_doctor_names_the_certificate_that_the_service_answers_under(
+    data_dir: Path, start
+) -> None:
+    result = doctor(data_dir)
+    assert result.exit_code == 0, result.output
+    (told,) = json.loads(result.stdout)["serving"]
+    with start() as service:
+        certificate = service.get("/v1/models/toy").json()["certificate"]
+    assert told == {"serves": "toy@1", **certificate}
+
+
+def test_the_doctor_tells_a_champion_that_cannot_be_loaded(
+    data_dir: Path, registry: Registry
+) -> None:
+    (registry.path("toy", 1) / "generator.safetensors").write_bytes(b"")
+    result = doctor(data_dir)
+    assert (result.exit_code, json.loads(result.stdout)["refused"]) == (1, ["toy@1"])
+    assert "toy@1 is the champion and cannot be loaded" in result.stderr
 
 
 def test_models_are_listed_for_programs_and_for_people(data_dir: Path) -> None:

@@ -17,8 +17,8 @@ from training.model.registry import Registry
 Make = Callable[..., int]
 
 
-def make_engine(registry: Registry, max_loaded: int = 2, **more: Any) -> Engine:
-    return Engine(registry, torch.device("cpu"), 8, max_loaded, **more)
+def make_engine(registry: Registry, max_loaded_bytes: int = 10**9, **more: Any) -> Engine:
+    return Engine(registry, torch.device("cpu"), 8, max_loaded_bytes, **more)
 
 
 def flip(path: Path) -> None:
@@ -68,7 +68,7 @@ def two(registry: Registry, make_version: Make) -> Registry:
 
 
 def serving(engine: Engine) -> dict[str, int]:
-    return {model: loaded.version for model, loaded in engine.champions().items()}
+    return engine.serving()
 
 
 # Following the champion
@@ -215,24 +215,53 @@ def test_a_repaired_version_is_served_once_it_was_asked_for(two: Registry) -> No
 # Versions by number
 
 
-def test_pinned_versions_are_bounded_and_the_least_used_goes(
+def in_memory(engine: Engine) -> list[tuple[str, int]]:
+    return sorted((loaded.model, loaded.version) for loaded in engine.loaded())
+
+
+def test_memory_is_bounded_and_the_least_recently_used_version_goes(
     registry: Registry, make_version: Make
 ) -> None:
-    for weights in range(5):
+    for weights in range(4):
         make_version(registry, weights=weights)
-    engine = make_engine(registry, max_loaded=2)
+    size = make_engine(registry).get("toy", 1).sampler.num_bytes
+    engine = make_engine(registry, max_loaded_bytes=3 * size)
     engine.refresh()
-    for version in (2, 3, 2, 4):
+    for version in (2, 3, 1, 2, 4):
         engine.get("toy", version)
-    in_memory = [v for v in range(1, 6) if engine.in_memory("toy", v) is not None]
-    assert in_memory == [1, 2, 4]  # 1 is the champion, 3 was used longest ago
+    assert in_memory(engine) == [("toy", 1), ("toy", 2), ("toy", 4)]
+
+
+def test_a_champion_that_had_to_go_is_loaded_again_when_asked_for(
+    two: Registry, make_version: Make
+) -> None:
+    make_version(two, "other")
+    engine = make_engine(two, max_loaded_bytes=1)  # room for one at a time
+    engine.refresh()
+    assert serving(engine) == {"toy": 1, "other": 1}
+    for model in ("toy", "other", "toy"):
+        assert engine.get(model, None).ref == f"{model}@1"
+        assert in_memory(engine) == [(model, 1)]
+        engine.refresh()
+    assert engine.refused() == {}
+
+
+def test_a_rollback_finds_the_version_before_in_memory(two: Registry) -> None:
+    engine = make_engine(two)
+    engine.refresh()
+    first = engine.get("toy", None)
+    two.promote("toy", 2, "")
+    engine.refresh()
+    two.rollback("toy")
+    engine.refresh()
+    assert engine.get("toy", None) is first
 
 
 def test_what_is_not_in_memory_is_not_loaded_by_looking(two: Registry) -> None:
     engine = make_engine(two)
     assert engine.in_memory("toy", None) is None
     assert engine.in_memory("toy", 2) is None
-    assert engine.champions() == {}
+    assert engine.serving() == {}
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from pydantic import TypeAdapter
 
 from app.main import create_app
 from app.routes.studio import WEB
-from app.schemas import ImagesRequest, NewTrainingJob, Promotion
+from app.schemas import ImagesRequest, InterpolationRequest, NewTrainingJob, Promotion
 
 FILES = sorted(p for p in WEB.rglob("*") if p.suffix in {".html", ".css", ".js", ".svg"})
 SCRIPTS = [p for p in FILES if p.suffix == ".js"]
 BODIES = {
     "/v1/images": ImagesRequest,
+    "/v1/interpolations": InterpolationRequest,
     "/v1/training/jobs": NewTrainingJob,
     "/v1/models/mnist/aliases/champion": Promotion,
 }

@@ -1,0 +1,55 @@
+"""Owns what every answer made of images shares: its version, its headers, its client's patience."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from anyio import to_thread
+from fastapi import Request
+
+from app.ask import split_ref
+from app.context import Context
+from app.engine import Loaded
+from app.errors import ClientGoneError
+
+T = TypeVar("T")
+
+
+async def loaded_version(ctx: Context, ref: str) -> Loaded:
+    """The version that `mnist` or `mnist@2` names now, loaded in a thread if it is not in memory.
+
+    Raises NotFoundError, UnavailableError.
+    """
+    model, version = split_ref(ref)
+    found = ctx.engine.in_memory(model, version)
+    return found or await to_thread.run_sync(ctx.engine.get, model, version)
+
+
+def image_headers(loaded: Loaded) -> dict[str, str]:
+    """Which model, version and weights made an answer."""
+    return dict(loaded.headers)
+
+
+def caller_of(request: Request) -> str:
+    """Who takes turns at the generator: an address, as long as there is one key for all."""
+    return request.client.host if request.client else ""
+
+
+async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
+    """Await `answer`, but cancel it when the client hangs up: its place goes to somebody else."""
+    work = asyncio.ensure_future(answer)
+    watch = asyncio.ensure_future(_cancel_when_gone(request, work))
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watch.done():
+            raise ClientGoneError("the client hung up before its images were ready") from None
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _cancel_when_gone(request: Request, work: asyncio.Future[T]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    work.cancel()
