@@ -60,6 +60,7 @@ class Batcher:
         self._waiting = WaitingRoom(max_queue_size, self._max_wait_sec)
         self._closing = False
         self._changed = threading.Condition()
+        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="drawer")
         self._encoders = ThreadPoolExecutor(encoder_threads, thread_name_prefix="encoder")
         self._encoding = threading.Semaphore(2 * encoder_threads)  # bounds what is held in memory
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -74,6 +75,7 @@ class Batcher:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._drawer.shutdown()
         self._encoders.shutdown()
 
     @property
@@ -87,6 +89,10 @@ class Batcher:
         return self._waiting.images
 
     # Requests
+
+    def check(self) -> None:
+        """Raises QueueFullError if nothing more would be let in just now."""
+        self._waiting.check()
 
     def png(self, ask: Ask, caller: str = "") -> "asyncio.Future[bytes]":
         """The PNG of an ask for one image. Cancelling it frees its place in the queue.
@@ -111,7 +117,7 @@ class Batcher:
         they raise is raised here. Cancelling the call frees its place in the queue at once.
         Raises QueueFullError at once, UnavailableError after waiting too long.
         """
-        return await self._enqueue(self._ticket(loaded, n, caller, draw=draw, finish=finish))
+        return await self._enqueue(self._ticket(loaded, n, caller, finish=finish), draw)
 
     async def stream(
         self,
@@ -156,8 +162,8 @@ class Batcher:
             return finish_part(images, c, start)
 
         rows = slice(start, start + n)
-        work: dict[str, Any] = {"draw": lambda: draw_part(rows), "finish": finish}
-        return self._enqueue(self._ticket(loaded, n, caller, **work, admitted=start > 0))
+        ticket = self._ticket(loaded, n, caller, finish=finish, admitted=start > 0)
+        return self._enqueue(ticket, lambda: draw_part(rows))
 
     def _part_size(self, loaded: Loaded) -> int:
         config = loaded.sampler.config
@@ -168,11 +174,15 @@ class Batcher:
         future = asyncio.get_running_loop().create_future()
         return Ticket(loaded, n, caller, time.monotonic(), future, **work)
 
-    def _enqueue(self, ticket: Ticket) -> "asyncio.Future[Any]":
+    def _enqueue(
+        self, ticket: Ticket, draw: Callable[[], tuple[Latents, Classes]] | None = None
+    ) -> "asyncio.Future[Any]":
         with self._changed:
             if self._closing:
                 raise UnavailableError("the service is shutting down; ask another replica")
             self._waiting.add(ticket)
+            if draw is not None:  # while others are before it, so that the device need not wait
+                ticket.drawn = self._drawer.submit(draw)
             self._changed.notify()
         ticket.future.add_done_callback(lambda future: self._done(ticket, future))
         return ticket.future
@@ -241,10 +251,10 @@ class Batcher:
 
     def _is_drawn(self, ticket: Ticket) -> bool:
         """Whether somebody waits for it still, and its latents are known."""
-        if ticket.cancelled or ticket.draw is None or ticket.inputs is not None:
+        if ticket.cancelled or ticket.drawn is None or ticket.inputs is not None:
             return not ticket.cancelled
         try:
-            ticket.inputs = ticket.draw()
+            ticket.inputs = ticket.drawn.result()
         except Exception as error:  # noqa: BLE001 (told to its caller)
             self._fail([ticket], error)
             return False

@@ -31,6 +31,7 @@ from app.routes import (
     verification,
 )
 from app.settings import Settings
+from app.shortway import ShortWay
 from app.store.store import Store
 from app.supervisor import WorkerSupervisor
 from app.uploads import MAX_FORM_BYTES
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(studio.router)
     app.mount("/static", studio.Assets())
     problems.add_handlers(app)
+    app.add_middleware(ShortWay)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     app.add_middleware(Edge, api_key=key, metrics=metrics)
     return app

@@ -52,6 +52,7 @@ def of(error: NoisewellError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_sec)))
+        headers["Retry-After-Ms"] = str(math.ceil(1000 * error.retry_after_sec))
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="noisewell"'
     more = {"field": error.field} if error.field else {}

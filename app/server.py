@@ -3,6 +3,7 @@
 import gc
 import signal
 import socket
+import sys
 from types import FrameType
 
 import structlog
@@ -13,6 +14,8 @@ from app.main import create_app
 from app.settings import Settings
 
 GRACE_SEC = 25  # requests and streams that are still open after so long are cut
+# Python's own 5 ms is how long the generator's thread would wait for the event loop's each time.
+_SWITCH_SEC = 0.0005
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +37,7 @@ class _Server(uvicorn.Server):
         # stop every thread for a sixth of a second each time.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_SEC)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host

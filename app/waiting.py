@@ -7,6 +7,7 @@ requests of one caller that are larger than a batch.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ _LEARNING = 0.1
 
 @dataclass(eq=False)
 class Ticket:
-    """One request for n images of a version: an `ask` for one PNG, or any `draw` and `finish`.
+    """One request for n images of a version: an `ask` for one PNG, or what is `drawn` and `finish`.
 
     admitted: the later part of a request that was let in, and is not sent away any more.
     taken: how many of its images are out of the queue, generated or being generated.
@@ -36,7 +37,7 @@ class Ticket:
     queued_at: float
     future: "asyncio.Future[Any]"
     ask: Ask | None = None
-    draw: Callable[[], tuple[Latents, Classes]] | None = None
+    drawn: "Future[tuple[Latents, Classes]] | None" = None
     finish: Callable[[Pixels, Classes], Any] | None = None
     admitted: bool = False
     cancelled: bool = False
@@ -71,11 +72,12 @@ class WaitingRoom:
     def add(self, ticket: Ticket) -> None:
         """Raises QueueFullError if it would be too many images, or wait too long."""
         if not ticket.admitted:
-            self._check(ticket.n)
+            self.check(ticket.n)
         self._callers.setdefault(ticket.caller, deque()).append(ticket)
         self._count(ticket, ticket.n)
 
-    def _check(self, n: int) -> None:
+    def check(self, n: int = 1) -> None:
+        """Raises QueueFullError if n more images would not be let in."""
         images, wait = self.images, self.wait_sec()
         if images + n > self._max_images:
             raise QueueFullError(
@@ -124,7 +126,7 @@ class WaitingRoom:
         batch: list[Part] = []
         for allowance in (share, room):  # then whoever has more, for what others left
             for caller in list(self._callers):
-                parts = self._serve(caller, loaded, min(allowance, room))
+                parts = self._serve(caller, loaded, min(allowance, room), max_images)
                 room -= sum(part.stop - part.start for _, part in parts)
                 batch.extend(parts)
                 self._forget_if_done(caller)
@@ -132,7 +134,7 @@ class WaitingRoom:
             self._callers[first] = self._callers.pop(first)  # its turn is over
         return batch
 
-    def _serve(self, caller: str, loaded: Loaded, room: int) -> list[Part]:
+    def _serve(self, caller: str, loaded: Loaded, room: int, most: int) -> list[Part]:
         queue = self._callers[caller]
         parts: list[Part] = []
         skipped: list[Ticket] = []
@@ -149,8 +151,10 @@ class WaitingRoom:
             parts.append((ticket, part))
             if ticket.taken < ticket.n:
                 unfinished.append(ticket)
+        for ticket in unfinished:
+            # The rest of what fits a batch comes next, lest its first part has waited for nothing.
+            queue.append(ticket) if ticket.n > most else queue.appendleft(ticket)
         queue.extendleft(reversed(skipped))
-        queue.extend(unfinished)  # behind the caller's others
         return parts
 
     def _count(self, ticket: Ticket, images: int) -> None:

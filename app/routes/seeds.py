@@ -1,27 +1,18 @@
-"""Owns the URL of a seed: one image, the same bytes for as long as its version lives.
+"""Owns the URL of a seed: one image, the same bytes for as long as its version lives."""
 
-The service's hot path: everything that can be known before a request is made before it.
-"""
-
-import re
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import Annotated, NamedTuple
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.routing import APIRoute
 
 from app.answers import caller_of, loaded_version, unless_gone
 from app.ask import Ask, class_from_text, split_ref
-from app.context import Context, Ctx, get_context
+from app.context import Context, Ctx
 from app.errors import BadRequestError
 from app.schemas import MAX_SEED, Truncation
 
 _MAX_AGE = "max-age=31536000, immutable"
-_PLAIN_REF = re.compile(r"[a-z0-9._-]{1,63}(@[0-9a-z]{1,16})?")
-_PLAIN_SEED = re.compile(r"[0-9]{1,16}")
-_PLAIN_TRUNCATION = re.compile(r"0?\.[0-9]{0,16}[1-9]|1(\.0)?")
 
 
 class Wanted(NamedTuple):
@@ -33,24 +24,7 @@ class Wanted(NamedTuple):
     truncation: float = 1.0
 
 
-class SeedRoute(APIRoute):
-    """Reads a plain URL itself, in a fraction of the time; any other goes the framework's way,
-    which says what is wrong with it."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's hook for this."""
-        handle_any = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            wanted = _plain(request)
-            if wanted is None:
-                return await handle_any(request)
-            return await _answer(request, get_context(request), wanted)
-
-        return handle
-
-
-router = APIRouter(prefix="/v1", tags=["images"], route_class=SeedRoute)
+router = APIRouter(prefix="/v1", tags=["images"])
 
 
 @router.get(
@@ -67,25 +41,11 @@ async def get_image(
     truncation: Truncation = 1.0,
 ) -> Response:
     """The image of a seed. A pinned version's URL never changes what it answers."""
-    return await _answer(request, ctx, Wanted(model, int(seed), class_, truncation))
+    return await answer(request, ctx, Wanted(model, int(seed), class_, truncation))
 
 
-def _plain(request: Request) -> Wanted | None:
-    model, seed = request.path_params["model"], request.path_params["seed"]
-    if not (_PLAIN_REF.fullmatch(model) and _PLAIN_SEED.fullmatch(seed)):
-        return None
-    query: bytes = request.scope["query_string"]
-    if not query:
-        return Wanted(model, int(seed))
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    class_, truncation = given.pop("class", None), given.pop("truncation", "1")
-    plain = _PLAIN_TRUNCATION.fullmatch(truncation) and (class_ is None or len(class_) < 64)
-    if given or not plain:
-        return None
-    return Wanted(model, int(seed), class_, float(truncation))
-
-
-async def _answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
+async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
+    """The file, from memory or drawn; 304 if the client has it."""
     if wanted.seed > MAX_SEED:
         raise BadRequestError(f"seed is {wanted.seed}; expected 0 to {MAX_SEED}", field="seed")
     loaded = await loaded_version(ctx, wanted.model)

@@ -1,7 +1,7 @@
 """Owns the generator behind BentoML, with adaptive batching as its page on that says.
 
-A batchable endpoint answers a list, so the PNG goes as base64 in JSON; bentoml_png_server.py has the
-documented way to a bare PNG.
+A batchable endpoint answers a list, so the PNG goes as base64 in JSON; bentoml_png_server.py has
+the documented way to a bare PNG.
 """
 
 import base64

@@ -139,7 +139,7 @@ async def test_a_batch_counts_images_not_requests() -> None:
         asked = await desk.queue([desk.ask(1, 2, 3), desk.ask(4, 5), desk.ask(6)])
         desk.sampler.gate.set()
         assert await asyncio.gather(*asked) == [[1, 2, 3], [4, 5], [6]]
-        assert desk.sampler.calls[1:] == [[1, 2, 3, 4], [6, 5]]
+        assert desk.sampler.calls[1:] == [[1, 2, 3, 4], [5, 6]]
 
 
 @run
@@ -193,7 +193,7 @@ async def test_nothing_of_a_request_runs_on_the_event_loop() -> None:
     async with open_desk() as desk:
         finish = lambda images, c: names.append(threading.current_thread().name)  # noqa: E731
         await desk.batcher.submit(desk.loaded, 1, draw, finish)
-    assert names[0] == "batcher"
+    assert names[0].startswith("drawer")
     assert names[1].startswith("encoder")
 
 

@@ -68,7 +68,7 @@ def queue(loop: asyncio.AbstractEventLoop) -> Queue:
 def test_who_came_first_is_served_first(queue: Queue) -> None:
     tickets = [queue.add(3) for _ in range(4)]
     assert queue.take() == [(tickets[0], 3), (tickets[1], 3), (tickets[2], 2)]
-    assert queue.take() == [(tickets[3], 3), (tickets[2], 1)]
+    assert queue.take() == [(tickets[2], 1), (tickets[3], 3)]
     assert queue.take() == []
 
 

@@ -4,6 +4,7 @@ A module called from Python takes the interpreter's lock once an operator, and b
 loop waits for it as often: 33 ms instead of 2.6 for 16 images. A graph takes it once.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -42,8 +43,10 @@ def build_graph(
     Returns floats (B, C, H, W) and pixels (B, H, W, C), both valid until the next call.
     """
     if device.type == "cpu":
-        traced, weights = _traced(config, precision), _weights(generator, precision)
-        return lambda z, c: traced(z, c, *weights)
+        traced = copy.deepcopy(_traced(config, precision))
+        weights = dict(generator.named_parameters()) | dict(generator.named_buffers())
+        traced.generator.load_state_dict(weights)  # cast where it is bf16
+        return lambda z, c: traced(z, c)[:2]
 
     def call(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -56,39 +59,34 @@ def _pictures(images: Tensor) -> tuple[Tensor, Tensor]:
     return images, to_uint8(images).permute(0, 2, 3, 1).contiguous()
 
 
-def _weights(generator: nn.Module, precision: Precision) -> list[Tensor]:
-    """Parameters and buffers in their order, in bf16 where autocast would cast at each call."""
-    cast_before = {
-        f"{path}.{name}"
-        for path, module in generator.named_modules()
-        if precision == "bf16" and isinstance(module, _CAST_BY_AUTOCAST)
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    tensors = dict(generator.named_parameters()) | dict(generator.named_buffers())
-    return [(t.bfloat16() if name in cast_before else t).detach() for name, t in tensors.items()]
+class _Traceable(nn.Module):
+    """What is traced. It gives its inputs back: each tensor that Python holds takes the lock when
+    it is used for the last time, and so these are when the call is over."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        return *_pictures(self.generator(z, c)), z, c
 
 
 @cache
-def _traced(config: NetworkConfig, precision: Precision) -> Callable[..., tuple[Tensor, Tensor]]:
-    """z, class weights and the tensors of a generator → its pictures.
+def _traced(config: NetworkConfig, precision: Precision) -> torch.jit.ScriptModule:
+    """A generator of this architecture, of which copies take the weights of versions.
 
-    One for each architecture, and for good: torch never lets a traced graph go, so that one which
-    held a version's weights would keep them in memory. Never written to disk.
+    One for each architecture, and for good: torch never lets the code of a traced module go. The
+    code holds no weights; frozen, it would. Never written to disk.
     """
     generator = place(build_generator(config), torch.device("cpu")).eval().requires_grad_(False)
-    weights = _weights(generator, precision)
-    names = [*dict(generator.named_parameters()), *dict(generator.named_buffers())]
-
-    def run(z: Tensor, c: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        for name, tensor in zip(names, tensors, strict=True):
-            path, _, leaf = name.rpartition(".")
-            module = generator.get_submodule(path)
-            delattr(module, leaf)  # a slot for parameters takes no other tensor
-            setattr(module, leaf, tensor)
-        return _pictures(generator(z, c))
-
-    z = torch.zeros(_TRACED_BATCH, config.z_dim)
-    c = torch.zeros(_TRACED_BATCH, config.num_classes)
+    if precision == "bf16":  # what autocast would do to these at each call
+        for module in generator.modules():
+            if isinstance(module, _CAST_BY_AUTOCAST):
+                module.bfloat16()
+    inputs = (
+        torch.zeros(_TRACED_BATCH, config.z_dim),
+        torch.zeros(_TRACED_BATCH, config.num_classes),
+    )
     with torch.no_grad(), warnings.catch_warnings():
         # Deprecated for torch.compile, which needs a C++ compiler where the service runs.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -96,11 +94,11 @@ def _traced(config: NetworkConfig, precision: Precision) -> Callable[..., tuple[
         with torch.autocast(
             "cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
         ):
-            graph = torch.jit.trace(run, (z, c, *weights), check_trace=False)
-        run_traced = cast(Callable[..., tuple[Tensor, Tensor]], graph)
+            traced = torch.jit.trace(_Traceable(generator).eval(), inputs, check_trace=False)
+        module = cast(torch.jit.ScriptModule, traced)
         for _ in range(_WARM_UP_CALLS):  # the first calls are the ones that optimise it
-            run_traced(z, c, *weights)
-    return run_traced
+            module(*inputs)
+    return module
 
 
 class _Captured:

@@ -26,6 +26,7 @@ from training.model.networks.config import NetworkConfig
 _PROBES = 64
 _TIMED_TURNS, _TIMED_SEC = 10, 0.5
 _OVERHEAD_BYTES = 1_000_000
+_DISPATCH_SEC = 0.0005  # around a call: who is next, whose is which
 _Z_STREAM, _CLASS_STREAM = 0, 1
 _MAX_BF16_ERROR = (
     1.0  # of 255, on average over the pixels of the probes; trained ones have .1 to .3
@@ -261,6 +262,7 @@ def _measured(graph: Graph, config: NetworkConfig, buckets: Sequence[int]) -> di
 
 def _cheapest_first_bucket(costs: Mapping[int, float]) -> list[int]:
     """For 0, 1, … images up to the largest bucket: which to run first for the least total."""
+    costs = {bucket: cost + _DISPATCH_SEC for bucket, cost in costs.items()}
     first, total = [0], [0.0]
     for n in range(1, max(costs) + 1):
         options = ((cost + total[max(0, n - bucket)], -bucket) for bucket, cost in costs.items())

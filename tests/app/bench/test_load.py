@@ -278,12 +278,14 @@ def test_a_request_that_waits_for_a_connection_is_waited_for():
         return b"" if path == "/0" else answer()
 
     async def main() -> None:
-        async with serving(breaks_once) as server:
-            async with PushLoad(server.target, numbered(server.target), 1, requests=2) as load:
-                load.push(time.perf_counter())
-                load.push(time.perf_counter())
-                assert await load.finished(5)
-                assert load.cut().statuses == {200: 1}
+        async with (
+            serving(breaks_once) as server,
+            PushLoad(server.target, numbered(server.target), 1, requests=2) as load,
+        ):
+            load.push(time.perf_counter())
+            load.push(time.perf_counter())
+            assert await load.finished(5)
+            assert load.cut().statuses == {200: 1}
 
     run(main())
 
