@@ -16,6 +16,9 @@ from app.settings import Settings
 GRACE_SEC = 25  # requests and streams that are still open after so long are cut
 # Python's own 5 ms is how long the generator's thread would wait for the event loop's each time.
 _SWITCH_SEC = 0.0005
+# Objects between collections: a thousand waiting requests are no garbage, and Python's own numbers
+# would have all of them looked at every few hundred objects.
+_GC_THRESHOLDS = 20_000, 20, 100
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +40,7 @@ class _Server(uvicorn.Server):
         # stop every thread for a sixth of a second each time.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SEC)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]

@@ -5,14 +5,15 @@ plain goes the whole way, which says what is wrong with it.
 """
 
 import re
+import time
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import problems
 from app.context import Context, get_context
-from app.errors import NoisewellError
+from app.errors import NoisewellError, QueueFullError
 from app.routes import images, interpolations, seeds
 from app.routes.seeds import Wanted
 
@@ -20,6 +21,7 @@ _SEED_URL = re.compile(
     r"/v1/models/([a-z0-9._-]{1,63}(?:@[0-9a-z]{1,16})?)/images/([0-9]{1,16})\.png"
 )
 _TRUNCATION = re.compile(r"0?\.[0-9]{0,16}[1-9]|1(\.0)?")
+_REFUSAL_SEC = 0.01
 _SEED_ROUTE = seeds.router.routes[0]
 _GENERATING = {
     "/v1/images": images.router.routes[0],
@@ -32,30 +34,41 @@ class ShortWay:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._refusal, self._stale_at = problems.of(QueueFullError("")), 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET":
             wanted = plain(scope["path"], scope["query_string"])
             if wanted is not None:
                 scope["route"] = _SEED_ROUTE  # what the request is counted under
-                await _answer_seed(wanted, scope, receive, send)
+                await self._answer_seed(wanted, scope, receive, send)
                 return
         elif scope["type"] == "http" and scope["path"] in _GENERATING:
             try:
                 _context(scope).batcher.check()  # before the body is read
-            except NoisewellError as error:
+            except QueueFullError as error:
                 scope["route"] = _GENERATING[scope["path"]]
-                await problems.of(error)(scope, receive, send)
+                await self._refused(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
+    async def _answer_seed(
+        self, wanted: Wanted, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            response = await seeds.answer(Request(scope, receive), _context(scope), wanted)
+        except QueueFullError as error:
+            response = self._refused(error)
+        except NoisewellError as error:
+            response = problems.of(error)
+        await response(scope, receive, send)
 
-async def _answer_seed(wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
-    try:
-        response = await seeds.answer(Request(scope, receive), _context(scope), wanted)
-    except NoisewellError as error:
-        response = problems.of(error)
-    await response(scope, receive, send)
+    def _refused(self, error: QueueFullError) -> Response:
+        """Under five times the load, four of five answers: each serves for a few milliseconds."""
+        now = time.monotonic()
+        if now > self._stale_at:
+            self._refusal, self._stale_at = problems.of(error), now + _REFUSAL_SEC
+        return self._refusal
 
 
 def _context(scope: Scope) -> Context:

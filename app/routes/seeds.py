@@ -62,6 +62,7 @@ async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
         return Response(status_code=304, headers=headers)
     file = ctx.files.get(etag)
     if file is None:
+        ctx.batcher.check()
         classes = None if index is None else np.array([index], np.int64)
         ask = Ask(loaded, [wanted.seed], None, classes, wanted.truncation)
         file = await unless_gone(request, ctx.batcher.png(ask, caller_of(request)))
