@@ -26,7 +26,8 @@ ClassRow = int | np.integer[Any] | NDArray[np.float32]
 class Ask:
     """Which images of a version: seeds or latents, classes (None: drawn from the seeds), ψ.
 
-    classes: indices (n,), or weights (n, num_classes) of a mix.
+    classes: indices (n,), or weights (n, num_classes) of a mix. tells_latents: whether an answer in
+    JSON gives them.
     """
 
     loaded: Loaded
@@ -34,11 +35,17 @@ class Ask:
     latents: Latents | None
     classes: Classes | None
     truncation: float
+    tells_latents: bool = False
+
+    def whole_latents(self) -> Latents:
+        """Latents (n, z_dim) before truncation."""
+        if self.latents is not None:
+            return self.latents
+        return latents_of(self.seeds or [], self.loaded.sampler.config.z_dim)
 
     def draw(self) -> tuple[Latents, Classes]:
         """Latents (n, z_dim) and classes (n,)."""
-        config = self.loaded.sampler.config
-        z = latents_of(self.seeds or [], config.z_dim) if self.latents is None else self.latents
+        config, z = self.loaded.sampler.config, self.whole_latents()
         c = self.classes
         if c is None:
             c = classes_of(self.seeds or [0] * len(z), config.num_classes)
@@ -52,6 +59,7 @@ class Ask:
             None if self.latents is None else self.latents[rows],
             None if self.classes is None else self.classes[rows],
             self.truncation,
+            self.tells_latents,
         )
 
     def seed(self, i: int) -> int | None:

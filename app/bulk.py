@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from struct import pack
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from isal import isal_zlib
@@ -160,7 +160,10 @@ def files(ask: Ask, images: Pixels, c: Classes, start: int, format: png.Format) 
 def _lines(ask: Ask, images: Pixels, c: Classes, start: int, format: png.Format) -> Iterator[bytes]:
     encoded = files(ask, images, c, start, format)
     for i, (data, of) in enumerate(zip(encoded, c, strict=True), start):
-        about = json.dumps({"seed": ask.seed(i), "class": ask.class_name(of)})
+        told: dict[str, Any] = {"seed": ask.seed(i), "class": ask.class_name(of)}
+        if ask.tells_latents:
+            told["latent"] = ask.part(slice(i, i + 1)).whole_latents()[0].tolist()
+        about = json.dumps(told)
         base64 = b2a_base64(data, newline=False)
         yield b"".join((about[:-1].encode(), b', "b64_json": "', base64, b'"}\n'))
 

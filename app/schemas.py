@@ -186,6 +186,7 @@ class ImagesRequest(Strict):
     response: Literal["image", "grid", "zip", "json", "ndjson", "npy"] = Field(
         "json", description="zip, ndjson and npy are sent as they are made, however many they hold."
     )
+    include_latents: bool = Field(False, description="In json and ndjson, to ask with again.")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -206,6 +207,10 @@ class ImagesRequest(Strict):
         if self.response == "image" and self.count != 1:
             raise ValueError(
                 f"response 'image' is one image, n is {self.count}; use 'grid' or 'zip'"
+            )
+        if self.include_latents and self.response not in ("json", "ndjson"):
+            raise ValueError(
+                f"include_latents wants response 'json' or 'ndjson', not {self.response!r}"
             )
         return self
 
@@ -263,6 +268,7 @@ class ImageData(Answer):
 
     seed: int | None
     class_: str | dict[str, float] | None = Field(alias="class")
+    latent: list[float] | None = Field(None, description="With `include_latents` alone.")
     b64_json: str
 
 

@@ -180,4 +180,4 @@ def _ask(loaded: Loaded, body: ImagesRequest) -> Ask:
         seeds = range(first, first + body.count)
     latents = None if body.latents is None else explicit_latents(loaded, body.latents)
     classes = asked_classes(loaded, body.class_, body.classes, body.count)
-    return Ask(loaded, seeds, latents, classes, body.truncation)
+    return Ask(loaded, seeds, latents, classes, body.truncation, body.include_latents)

@@ -253,6 +253,7 @@ def held(service) -> Iterator[None]:
     future = service.portal.start_task_soon(hold)
     assert began.wait(PATIENCE_SEC)
     try:
+        wait_until(lambda: service.context.batcher.queued_images == 0)  # the device has it
         yield
     finally:
         gate.set()

@@ -61,6 +61,7 @@ def held(service) -> Iterator[None]:
     future = service.portal.start_task_soon(submit)
     assert began.wait(PATIENCE_SEC)
     try:
+        wait_until(lambda: service.context.batcher.queued_images == 0)  # the device has it
         yield
     finally:
         gate.set()
@@ -653,3 +654,27 @@ async def ask_and_hang_up(app) -> int:
     }
     await app(scope, receive, send)
     return sent[0]["status"]
+
+
+# Latents out and in
+
+
+@pytest.mark.parametrize("truncation", [1.0, 0.5])
+def test_latents_that_were_given_out_make_the_same_pixels_again(toy, truncation: float) -> None:
+    asked = {"model": "toy", "n": 3, "seed": 5, "class": "cat", "truncation": truncation}
+    first = toy.post("/v1/images", json={**asked, "include_latents": True}).json()["data"]
+    again = {"model": "toy", "class": "cat", "truncation": truncation, "response": "npy"}
+    again["latents"] = [image["latent"] for image in first]
+    pixels = toy.post("/v1/images", json={**asked, "response": "npy"}).content
+    assert toy.post("/v1/images", json=again).content == pixels
+
+
+def test_latents_are_not_told_unless_asked_for(toy) -> None:
+    answer = toy.post("/v1/images", json={"model": "toy", "seed": 5}).json()
+    assert set(answer["data"][0]) == {"seed", "class", "b64_json"}
+
+
+def test_latents_do_not_fit_into_a_picture(toy) -> None:
+    body = {"model": "toy", "seed": 5, "response": "zip", "include_latents": True}
+    told = refused(toy.post("/v1/images", json=body), 422)["detail"]
+    assert "'json' or 'ndjson', not 'zip'" in told
