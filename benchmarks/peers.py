@@ -156,6 +156,7 @@ def started(peer: Peer, threads: int, scratch: Path) -> Child:
         "NOISEWELL_SERVING_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "THREADS": str(threads),
+        "PYTHONPATH": str(ROOT),
         "PORT": str(port),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(scratch),
