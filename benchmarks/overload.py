@@ -15,6 +15,7 @@ many of those who came back when they were told to were let in, while the load w
 """
 
 import asyncio
+import os
 import random
 import resource
 import tempfile
@@ -281,9 +282,10 @@ def main(
     """Measure the capacity, then ask for five times as much."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
+    env = {**os.environ, "NOISEWELL_IMAGE_CACHE_BYTES": "0"}  # which fills up meanwhile
     with (
         tempfile.TemporaryDirectory(prefix="noisewell-overload-") as scratch,
-        service(Path(scratch) / "data") as child,
+        service(Path(scratch) / "data", env) as child,
     ):
 
         async def measure() -> tuple[Capacity, Overload]:

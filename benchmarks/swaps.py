@@ -4,10 +4,12 @@ Two versions of one model, the second with weights a thousandth larger, take tur
 PUT /v1/models/m/aliases/champion, one swap after the other, while clients ask for images of the
 champion. Every answer must be an image, and must name one digest: in its header, in the metadata of
 its PNG, and that of the version it names. After every swap the next image must be of the new one.
+The memory of files is off: it fills up meanwhile, as it should.
 """
 
 import asyncio
 import json
+import os
 import random
 import tempfile
 import time
@@ -129,7 +131,7 @@ def main(swaps: Annotated[int, typer.Option(min=20)] = 1000) -> None:
     with tempfile.TemporaryDirectory(prefix="noisewell-swaps-") as scratch:
         data_dir = Path(scratch) / "data"
         digests = register_two(Registry(data_dir / "models"))
-        with service(data_dir) as child:
+        with service(data_dir, {**os.environ, "NOISEWELL_IMAGE_CACHE_BYTES": "0"}) as child:
             run(measure(child, digests, swaps, verdicts))
     raise SystemExit(verdicts.exit_code)
 
