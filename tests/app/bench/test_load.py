@@ -88,7 +88,7 @@ def test_a_closed_loop_has_as_many_requests_on_their_way_as_connections():
             async with ClosedLoad(server.target, numbered(server.target), 8) as load:
                 result = await load.window(0.3)
             assert server.most_at_once == 8
-            assert result.latency_ms(0.5) >= 10
+            assert result.latency_ms(0.5) >= 9  # timers round to milliseconds
 
     run(main())
 
