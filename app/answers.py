@@ -27,7 +27,11 @@ async def loaded_version(ctx: Context, ref: str) -> Loaded:
 
 def image_headers(loaded: Loaded) -> dict[str, str]:
     """Which model, version and weights made an answer."""
-    return dict(loaded.headers)
+    return {
+        "X-Model": loaded.model,
+        "X-Model-Version": str(loaded.version),
+        "X-Model-Digest": loaded.digest,
+    }
 
 
 def caller_of(request: Request) -> str:

@@ -86,19 +86,22 @@ class Batcher:
     @property
     def queued_images(self) -> int:
         """Images asked for and not yet generated."""
-        return self._waiting.images
+        with self._changed:
+            return self._waiting.images
 
     # Requests
 
     def check(self) -> None:
         """Raises QueueFullError if nothing more would be let in just now."""
-        self._waiting.check()
+        with self._changed:
+            self._waiting.check()
 
     def png(self, ask: Ask, caller: str = "") -> "asyncio.Future[bytes]":
         """The PNG of an ask for one image. Cancelling it frees its place in the queue.
 
         Raises QueueFullError at once; the future, UnavailableError after waiting too long.
         """
+        self.check()  # a refusal must not cost a draw
         # Drawn here: 64 numbers take a few microseconds, and waiting for the interpreter's lock in
         # another thread, which numpy gives up for each draw, takes a hundred.
         return self._enqueue(self._ticket(ask.loaded, 1, caller, ask=ask, inputs=ask.draw()))

@@ -44,16 +44,6 @@ class Loaded:
         return f"{self.model}@{self.version}"
 
     @cached_property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """What every answer made by it says of it."""
-        version = str(self.version)
-        return (
-            ("X-Model", self.model),
-            ("X-Model-Version", version),
-            ("X-Model-Digest", self.digest),
-        )
-
-    @cached_property
     def tag(self) -> str:
         """Differs from that of any version whose files differ. Model and version too, though the
         digest says what is drawn: the files' metadata names them."""

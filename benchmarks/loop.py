@@ -25,6 +25,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from app.bench.child import descendants
+
 START_TIMEOUT_SEC = 60
 IMPORT_TIMEOUT_SEC = 300
 
@@ -70,7 +72,7 @@ class Service:
     def kill_all(self) -> int:
         """kill -9 the service and everything it started; returns how many processes that was."""
         assert self.process is not None
-        pids = [self.process.pid, *_descendants(self.process.pid)]
+        pids = [self.process.pid, *descendants(self.process.pid)]
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -78,23 +80,6 @@ class Service:
                 continue
         self.process.wait()
         return len(pids)
-
-
-def _descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found
 
 
 class Clients:

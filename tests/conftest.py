@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import structlog
 import torch
@@ -68,6 +72,9 @@ def add_toy(registry: Registry, model: str = "toy", weights: int = 0, **kind: An
     return registry.register(model, *toy_version(weights, **kind), f"run-{weights}")
 
 
+PATIENCE_SEC = 30.0
+
+
 class Service:
     """A running app: its lifespan and its clients share one event loop, in a thread."""
 
@@ -91,6 +98,30 @@ class Service:
     def images(self, **body: Any) -> httpx.Response:
         """POST /v1/images to the model `toy`."""
         return self.post("/v1/images", json={"model": "toy", **body})
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the device busy, so that whatever is asked meanwhile waits in the queue."""
+        began, gate = threading.Event(), threading.Event()
+
+        def draw() -> tuple[np.ndarray, np.ndarray]:
+            began.set()
+            assert gate.wait(PATIENCE_SEC)
+            return np.zeros((1, 8), np.float32), np.zeros(1, np.int64)
+
+        batcher, loaded = self.context.batcher, self.context.engine.get("toy", None)
+        submit = partial(batcher.submit, loaded, 1, draw, lambda images, c: None)
+        future = self.portal.start_task_soon(submit)
+        assert began.wait(PATIENCE_SEC)
+        try:
+            end = time.monotonic() + PATIENCE_SEC
+            while batcher.queued_images:  # until the device has it, of which nobody is told
+                assert time.monotonic() < end
+                time.sleep(0.001)
+            yield
+        finally:
+            gate.set()
+            future.result(PATIENCE_SEC)
 
     def together(self, calls: list[tuple[str, str, dict[str, Any]]]) -> list[httpx.Response]:
         """Answers to requests that are all sent at once."""

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.bench.child import descendants
+
 LIMIT_SEC = 90
 FAST = {"NOISEWELL_LEASE_SEC": "2", "NOISEWELL_POLL_SEC": "0.2"}
 
@@ -77,21 +79,6 @@ class Service:
             except ProcessLookupError:
                 continue
         self.process.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found, todo = [], [pid]
-    while todo:
-        found += children.get(todo[0], [])
-        todo += children.get(todo.pop(0), [])
-    return found
 
 
 @pytest.fixture

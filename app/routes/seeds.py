@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.answers import caller_of, loaded_version, unless_gone
+from app.answers import caller_of, image_headers, loaded_version, unless_gone
 from app.ask import Ask, class_from_text, split_ref
 from app.context import Context, Ctx
 from app.errors import BadRequestError
@@ -52,7 +52,7 @@ async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
     index = None if wanted.class_ is None else class_from_text(loaded, wanted.class_)
     etag = f'"{loaded.tag}-{wanted.seed}-{"" if index is None else index}-{wanted.truncation!r}"'
     headers = {
-        **dict(loaded.headers),
+        **image_headers(loaded),
         "X-Seed": str(wanted.seed),
         "ETag": etag,
         "Cache-Control": _cache_control(ctx, wanted.model),
@@ -62,7 +62,6 @@ async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
         return Response(status_code=304, headers=headers)
     file = ctx.files.get(etag)
     if file is None:
-        ctx.batcher.check()
         classes = None if index is None else np.array([index], np.int64)
         ask = Ask(loaded, [wanted.seed], None, classes, wanted.truncation)
         file = await unless_gone(request, ctx.batcher.png(ask, caller_of(request)))

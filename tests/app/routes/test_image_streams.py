@@ -4,7 +4,6 @@ import http.client
 import io
 import json
 import socket
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -227,37 +226,12 @@ def test_who_leaves_in_the_middle_ends_the_work(service) -> None:
 
 
 def test_who_leaves_before_the_first_part_ends_the_work(service) -> None:
-    with held(service), Reader(service, n=100 * BATCH, response="npy") as reader:
+    with service.held(), Reader(service, n=100 * BATCH, response="npy") as reader:
         wait_until(lambda: service.context.batcher.queued_images == 2 * BATCH)
         reader.leave()
         assert reader.next()["status"] == 499
         assert service.context.batcher.queued_images == 0
     assert generated(service) == 1
-
-
-@contextmanager
-def held(service) -> Iterator[None]:
-    """Keep the device busy, so that whatever is asked meanwhile waits in the queue."""
-    began, gate = threading.Event(), threading.Event()
-
-    def draw() -> tuple[np.ndarray, np.ndarray]:
-        began.set()
-        assert gate.wait(PATIENCE_SEC)
-        return np.zeros((1, 8), np.float32), np.zeros(1, np.int64)
-
-    loaded = service.context.engine.get("toy", None)
-
-    async def hold() -> None:
-        await service.context.batcher.submit(loaded, 1, draw, lambda images, c: None)
-
-    future = service.portal.start_task_soon(hold)
-    assert began.wait(PATIENCE_SEC)
-    try:
-        wait_until(lambda: service.context.batcher.queued_images == 0)  # the device has it
-        yield
-    finally:
-        gate.set()
-        future.result(PATIENCE_SEC)
 
 
 def test_a_connection_that_is_cut_ends_the_work(service) -> None:
@@ -312,7 +286,7 @@ def test_an_error_in_the_middle_breaks_the_connection(service, monkeypatch, resp
 def test_a_full_queue_refuses_a_stream_before_it_begins(registry, make_version, start) -> None:
     make_version(registry)
     with start(max_queue_size=BATCH) as service:
-        with held(service), Reader(service, n=BATCH, response="npy"):
+        with service.held(), Reader(service, n=BATCH, response="npy"):
             wait_until(lambda: service.context.batcher.queued_images == BATCH)
             refused = service.images(n=300, response="npy")
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
