@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from training.augment.augmentation import AugmentationName
 from training.model.networks.config import Architecture, NetworkConfig, Output
+from training.model.settings import SETTINGS, SettingError, check_setting, parse_settings
 
 LossName = Literal[
     "relativistic", "non_saturating", "minimax", "hinge", "least_squares", "wasserstein"
@@ -101,13 +102,11 @@ class TrainConfig:
     compile: Literal["off", "default", "reduce-overhead"] = "off"
 
     def __post_init__(self) -> None:
-        for field, hint in get_type_hints(TrainConfig).items():
-            _check_type(field, getattr(self, field), hint)
-        for field, (low, high) in _RANGES.items():
-            value = getattr(self, field)
-            for number in value if isinstance(value, tuple) else (value,):
-                if not low <= number <= high:
-                    raise ConfigError(f"{field} is {value!r}; expected {low:g} to {high:g}")
+        try:
+            for name in SETTINGS:
+                check_setting(name, getattr(self, name))
+        except SettingError as error:
+            raise ConfigError(str(error)) from None
         if contradiction := next(_contradictions(self), None):
             raise ConfigError(contradiction)
 
@@ -156,48 +155,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values."""
-        lists = {name: list(getattr(self, name)) for name in _TUPLES}
+        lists = {name: list(getattr(self, name)) for name, s in SETTINGS.items() if s.like}
         return {**asdict(self), **lists}
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "widths": (1, 4096),
-    "z_dim": (1, 4096),
-    "embed_dim": (1, 4096),
-    "feature_dim": (1, 4096),
-    "blocks": (1, 16),
-    "group_size": (0, 4096),
-    "adversarial_weight": (0, 1000),
-    "label_smoothing": (0, 0.5),
-    "penalty_epsilon": (1e-4, 1.0),
-    "r1_weight": (0, 1000),
-    "r2_weight": (0, 1000),
-    "gamma": (0, 1e4),
-    "gamma_final": (0, 1e4),
-    "gp_weight": (0, 1e4),
-    "kl_weight": (0, 1e4),
-    "lr_g": (0, 1),
-    "lr_d": (0, 1),
-    "lr_final_ratio": (0, 1),
-    "beta1_g": (0, 0.9999),
-    "beta1_d": (0, 0.9999),
-    "beta2_g": (0, 0.9999),
-    "beta2_d": (0, 0.9999),
-    "beta2_final_g": (0, 0.9999),
-    "beta2_final_d": (0, 0.9999),
-    "weight_decay_g": (0, 1),
-    "weight_decay_d": (0, 1),
-    "eps": (0, 1),
-    "batch_size": (2, 65536),
-    "accumulation": (1, 4096),
-    "d_steps": (1, 100),
-    "burn_in_fraction": (0, 1),
-    "ema_fractions": (0, 1),
-    "instance_noise": (0, 2),
-    "augment_p": (0, 1),
-    "augment_target": (-1, 1),
-}
-_TUPLES = {"widths": int, "ema_fractions": float}
 
 
 def _contradictions(c: TrainConfig) -> Iterator[str]:
@@ -240,25 +199,6 @@ def _contradictions(c: TrainConfig) -> Iterator[str]:
         yield f"objective=vae learns to copy images as they are; use augment=none, not {c.augment}"
 
 
-def _check_type(field: str, value: Any, hint: Any) -> None:
-    if get_origin(hint) is Literal:
-        if type(value) is not str or value not in get_args(hint):
-            choices = ", ".join(get_args(hint))
-            raise ConfigError(f"{field} is {value!r}; expected one of {choices}")
-    elif field in _TUPLES:
-        if not value or any(type(v) not in (int, _TUPLES[field]) for v in value):
-            raise ConfigError(f"{field} is {value!r}; expected numbers, such as {_LIKE[field]}")
-    elif hint is bool and type(value) is not bool:
-        raise ConfigError(f"{field} is {value!r}; expected true or false")
-    elif hint is int and type(value) is not int:
-        raise ConfigError(f"{field} is {value!r}; expected a whole number")
-    elif hint is float and type(value) not in (int, float):
-        raise ConfigError(f"{field} is {value!r}; expected a number")
-
-
-_LIKE = {"widths": "64,32,16", "ema_fractions": "0.01,0.03"}
-
-
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """["gamma=.1", …] → {"gamma": .1, …}; raises ConfigError for anything else."""
     overrides: dict[str, Any] = {}
@@ -279,18 +219,7 @@ def _parse_value(text: str) -> Any:
 
 def override(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
     """`config` with some fields replaced; raises ConfigError naming the field and what it takes."""
-    known = [f.name for f in fields(TrainConfig)]
-    for key in overrides:
-        if key not in known:
-            raise ConfigError(f"setting {key!r} does not exist; settings: {', '.join(known)}")
-    return replace(config, **{key: _as_field(key, value) for key, value in overrides.items()})
-
-
-def _as_field(key: str, value: Any) -> Any:
-    if key not in _TUPLES:
-        return value
-    parts = value if isinstance(value, list) else str(value).split(",")
     try:
-        return tuple(_TUPLES[key](part) for part in parts)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{key} is {value!r}; expected numbers, such as {_LIKE[key]}") from None
+        return replace(config, **parse_settings(overrides))
+    except SettingError as error:
+        raise ConfigError(str(error)) from None

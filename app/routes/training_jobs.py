@@ -17,9 +17,10 @@ from app.context import Context, Ctx
 from app.errors import BadRequestError, NotFoundError
 from app.schemas import NewTrainingJob, TrainingEvent, TrainingEvents, TrainingJob, TrainingJobs
 from app.store.datasets import StoredDataset
-from app.store.jobs import Job, JobEvent, NewJob
+from app.store.jobs import Job, JobEvent, NewJob, Scalar
 from app.store.store import Store
 from training.model.presets import PRESETS, fitting
+from training.model.settings import SettingError, parse_settings
 
 MAX_LOG_BYTES = 64 * 1024
 EVENTS_PER_LOOK = 100
@@ -41,7 +42,7 @@ def create_job(body: NewTrainingJob, ctx: Ctx, response: Response) -> TrainingJo
         minutes=body.minutes,
         kimg=body.kimg,
         until=body.until.model_dump() if body.until else None,
-        overrides=body.overrides,
+        overrides=_taken(body.overrides),
         promote=body.promote,
         seed=body.seed,
     )
@@ -176,6 +177,16 @@ def _fitting_preset(asked: str | None, dataset: StoredDataset) -> str:
             field="preset",
         )
     return asked or able[0]
+
+
+def _taken(overrides: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Overrides that training takes, one by one; what contradicts what is the trainer's to say."""
+    for name, value in overrides.items():
+        try:
+            parse_settings({name: value})
+        except SettingError as error:
+            raise BadRequestError(f"override {error}", field=f"overrides.{name}") from None
+    return overrides
 
 
 # Answers
