@@ -11,30 +11,24 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from app.edge import is_loopback
-from app.errors import NoisewellError
 from app.settings import Settings
+from app.terminal import AsJson, fail, settings_from, told_errors
 from training.model.files import write_atomic
-from training.model.registry import (
-    Registry,
-    UnknownModelError,
-    UnknownVersionError,
-)
+from training.model.registry import Registry
 
 if TYPE_CHECKING:
     from app.engine import Engine
 
 DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 _CHILD = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 cli = typer.Typer(
@@ -62,9 +56,9 @@ def serve(
     from app.server import run_server
     from app.store.database import SchemaError
 
-    settings = _settings(host=host, port=port, data_dir=data_dir, device=device)
+    settings = settings_from(host=host, port=port, data_dir=data_dir, device=device)
     if settings.api_key is None and not is_loopback(settings.host):
-        _fail(
+        fail(
             f"refusing to listen on {settings.host} without a key, since anybody could reach it; "
             f"set one, NOISEWELL_API_KEY=$(openssl rand -hex 32), or listen on 127.0.0.1"
         )
@@ -72,11 +66,11 @@ def serve(
     try:
         run_server(settings)
     except BlockingIOError:
-        _fail(f"another service uses {settings.data_dir}; stop it or give another --data-dir")
+        fail(f"another service uses {settings.data_dir}; stop it or give another --data-dir")
     except (ValueError, SchemaError) as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"cannot serve on {settings.host}:{settings.port} from {settings.data_dir}: {error}")
+        fail(f"cannot serve on {settings.host}:{settings.port} from {settings.data_dir}: {error}")
 
 
 @cli.command()
@@ -89,7 +83,7 @@ def worker(
     from app.worker import run_worker
 
     configure_logs()
-    run_worker(_settings(data_dir=data_dir, device=device))
+    run_worker(settings_from(data_dir=data_dir, device=device))
 
 
 @cli.command(context_settings={**_CHILD, "help_option_names": []})
@@ -153,9 +147,9 @@ def sample(
     wanted = _parse_seeds(seeds)
     n = len(wanted)
     if not 0 < truncation <= 1:
-        _fail(f"--truncation {truncation:g}; expected above 0 and at most 1")
-    settings = _settings()
-    with _told_errors():
+        fail(f"--truncation {truncation:g}; expected above 0 and at most 1")
+    settings = settings_from()
+    with told_errors():
         loaded = _engine(data_dir, device, settings).get(*split_ref(model))
         index = None if class_ is None else class_from_text(loaded, class_)
         classes = None if index is None else np.broadcast_to(np.int64(index), n)
@@ -181,8 +175,8 @@ def verify(
     from app.verification import again, read_picture, verdict
 
     configure_logs(logging.WARNING)
-    settings = _settings()
-    with _told_errors():
+    settings = settings_from()
+    with told_errors():
         with image.open("rb") as file:
             picture = read_picture(file.read(settings.max_verify_bytes + 1), settings)
         engine = _engine(data_dir, device, settings)
@@ -200,8 +194,8 @@ def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJs
     from app.logs import configure_logs
 
     configure_logs(logging.CRITICAL)
-    with _told_errors():
-        engine = _engine(data_dir, device, _settings())
+    with told_errors():
+        engine = _engine(data_dir, device, settings_from())
         engine.refresh()
         loaded = [engine.get(model, version) for model, version in engine.serving().items()]
     rows = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
@@ -222,7 +216,7 @@ def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJs
 def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
     """Every registered version, with its Fréchet distance and whether it serves."""
     registry = Registry(data_dir / "models")
-    with _told_errors():
+    with told_errors():
         rows = [
             {"model": model, "version": version, "champion": registry.champion(model) == version}
             | {"created_at": registry.manifest(model, version)["created_at"]}
@@ -244,7 +238,7 @@ def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> No
 def models_show(ref: str, data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
     """The card of a version, or all that is known about it as JSON."""
     registry = Registry(data_dir / "models")
-    with _told_errors():
+    with told_errors():
         model, version = registry.resolve(ref)
         if as_json:
             about = registry.manifest(model, version), registry.metrics(model, version)
@@ -257,7 +251,7 @@ def models_show(ref: str, data_dir: DataDir = Path("data"), as_json: AsJson = Fa
 def models_promote(ref: str, data_dir: DataDir = Path("data")) -> None:
     """Serve NAME@VERSION by default; running services follow within seconds."""
     registry = Registry(data_dir / "models")
-    with _told_errors():
+    with told_errors():
         model, version = registry.resolve(ref)
         registry.promote(model, version, "promoted from the command line")
     typer.echo(f"{model}@{version} is the champion")
@@ -266,7 +260,7 @@ def models_promote(ref: str, data_dir: DataDir = Path("data")) -> None:
 @models_cli.command("rollback")
 def models_rollback(model: str, data_dir: DataDir = Path("data")) -> None:
     """Serve the version that was champion before."""
-    with _told_errors():
+    with told_errors():
         version = Registry(data_dir / "models").rollback(model)
     typer.echo(f"{model}@{version} is the champion again")
 
@@ -274,16 +268,6 @@ def models_rollback(model: str, data_dir: DataDir = Path("data")) -> None:
 def main() -> None:
     """The entry point of the `noisewell` command."""
     cli()
-
-
-def _settings(**options: Any) -> Settings:
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        _fail(f"{name} is {first.get('input')!r}: {first['msg']} (option or NOISEWELL_ variable)")
 
 
 def _engine(data_dir: Path, device: str, settings: Settings) -> "Engine":
@@ -324,24 +308,8 @@ def _parse_seeds(text: str) -> range:
     match = re.fullmatch(r"(\d{1,16})(?:-(\d{1,16}))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if not first <= last < 2**53:
-        _fail(f"--seeds {text!r}; expected a number or a range such as 0-63, below 2^53")
+        fail(f"--seeds {text!r}; expected a number or a range such as 0-63, below 2^53")
     return range(first, last + 1)
-
-
-@contextmanager
-def _told_errors() -> Generator[None, None, None]:
-    """One line for what a person can mend; a traceback for what is our fault."""
-    try:
-        yield
-    except NoisewellError as error:
-        _fail(error.detail)
-    except (UnknownModelError, UnknownVersionError, ValueError, OSError, MemoryError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {' '.join(message.split())}", err=True)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":
