@@ -1,6 +1,8 @@
 """Owns the database file: how it is opened, brought to this schema, read and written."""
 
 import json
+import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from app.store.changes import Changes
+from training.model.files import write_atomic
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_SEC = 30.0
@@ -26,21 +29,31 @@ class SchemaError(RuntimeError):
 class Database:
     """One database on one file; every method may be called from any thread."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], float], token: Callable[[int], str]
+    ) -> None:
         self._engine = engine
         self._writing = engine.execution_options(writing=True)
         self._clock = clock
+        self._token = token
         self.changes = Changes()
 
     @classmethod
-    def open(cls, path: Path, clock: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        token: Callable[[int], str] = secrets.token_hex,
+    ) -> Self:
         """Open or create the file and migrate it; raises SchemaError if it is from a newer version.
 
+        A file that is migrated is first copied to `<name>.before-<schema>`, beside it.
         clock: seconds since the epoch; every time in the database is read from it.
+        token: that many random bytes as hex, for the ends of ids.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         engine = _open_engine(path)
-        database = cls(engine, clock)
+        database = cls(engine, clock, token)
         try:
             with database._write() as conn:
                 _migrate(conn, path)
@@ -102,12 +115,24 @@ def _migrate(conn: Connection, path: Path) -> None:
     config = Config(attributes={"connection": conn})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
+    head = script.get_current_head()
+    current = MigrationContext.configure(conn).get_current_revision()
     known = {revision.revision for revision in script.walk_revisions()}
-    current = MigrationContext.configure(conn).get_current_heads()
-    unknown = sorted(set(current) - known)
-    if unknown:
+    if current is not None and current not in known:
         raise SchemaError(
-            f"{str(path)!r} has schema {unknown[0]!r}, newer than {script.get_current_head()!r},"
-            " the newest this version of noisewell knows; install the version that wrote it."
+            f"{str(path)!r} has schema {current!r}, newer than {head!r}, the newest this version of"
+            " noisewell knows; install the version that wrote it."
         )
+    if current not in (None, head):
+        _back_up(conn, path.with_name(f"{path.name}.before-{head}"))
     command.upgrade(config, "head")
+
+
+def _back_up(conn: Connection, backup: Path) -> None:
+    """Copy the database as `conn`, which holds the write lock, sees it.
+
+    Through the connection: a process that closes any other handle on the file loses its locks.
+    """
+    connection = conn.connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    write_atomic(backup, connection.serialize())

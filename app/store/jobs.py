@@ -1,8 +1,7 @@
 """Owns the life of a job: each method is one transaction, its event written in the same one."""
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
@@ -18,12 +17,17 @@ Scalar = bool | int | float | str
 
 JOB_STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 END_STATUSES: tuple[EndStatus, ...] = get_args(EndStatus)
+WAITING_STATUSES: tuple[JobStatus, ...] = ("queued", "paused")
+UNDONE_STATUSES: tuple[EndStatus, ...] = ("failed", "cancelled")
 MAX_CRASHES = 3
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is asked for; exactly one of `minutes` and `kimg` (thousands of images) is set."""
+    """What is asked for; exactly one of `minutes` and `kimg` (thousands of images) is set.
+
+    base: the version that the generator starts from, as `model@version`.
+    """
 
     model: str
     dataset_id: str
@@ -35,13 +39,25 @@ class NewJob:
     overrides: dict[str, Scalar]
     promote: Promote
     seed: int
+    base: str | None = None
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's key for one request (at most 255 characters) and the hex SHA-256 of its body."""
+
+    key: str
+    payload_hash: str
 
 
 @dataclass(frozen=True)
 class Job:
     """A row of `jobs`; times are seconds since the epoch.
 
+    run: the name of its folder under runs/, that of the first job for one that retries another.
     attempt: the fencing token; it grows with each claim, and a write with an older one is refused.
+    events_told: how many lines of its run's events.jsonl are among its events.
+    At most one of cancel_requested and pause_requested is set, and the latter only while it runs.
     """
 
     id: str
@@ -56,11 +72,18 @@ class Job:
     overrides: dict[str, Scalar]
     promote: Promote
     seed: int
+    base: str | None
+    run: str
+    retry_of: str | None
     attempt: int
     crashes: int
     worker: str | None
     lease_until: float | None
     cancel_requested: bool
+    pause_requested: bool
+    events_told: int
+    idempotency_key: str | None
+    idempotency_hash: str | None
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -87,27 +110,24 @@ class JobEvent:
 class JobStore(Database):
     """The jobs of a service, ordered by id."""
 
-    def create_job(self, new: NewJob, max_queued: int) -> Job:
+    def create_job(
+        self, new: NewJob, max_queued: int, idempotency: Idempotency | None = None
+    ) -> Job:
         """Queue a job; when this returns it is on the disk.
 
-        Raises BadRequestError if the dataset is not ready, UnavailableError if the queue is full.
+        With a key that made a job before, that job is the answer, whatever became of it since.
+        Raises BadRequestError if the dataset is not ready or the key made a job of another body,
+        UnavailableError if the queue is full.
         """
         with self._write() as conn:
-            _check_ready(conn, new.dataset_id)
-            _check_room(conn, max_queued)
-            now = self._clock()
-            values = {
-                **asdict(new),
-                "id": _next_id(conn, now),
-                "status": "queued",
-                "attempt": 0,
-                "crashes": 0,
-                "cancel_requested": False,
-                "created_at": now,
+            if idempotency is None:
+                return self._queue(conn, new, max_queued)
+            made = _find_made(conn, idempotency)
+            key = {
+                "idempotency_key": idempotency.key,
+                "idempotency_hash": idempotency.payload_hash,
             }
-            row = conn.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
-            _append(conn, row["id"], "queued", now, {})
-            return _job(row)
+            return made or self._queue(conn, new, max_queued, **key)
 
     def get_job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
@@ -149,26 +169,62 @@ class JobStore(Database):
     # What a user asks for
 
     def request_cancel(self, job_id: str) -> Job:
-        """A queued job ends at once, a running one when its worker has stopped it.
+        """A waiting job ends at once, a running one when its worker has stopped it.
 
         Asking again changes nothing. Raises ConflictError if the job has ended.
         """
         with self._write() as conn:
-            job = _get(conn, job_id)
-            if job.ended:
-                raise ConflictError(
-                    f"Job {job_id!r} has ended ({job.status}); only queued, running and paused"
-                    " jobs can be cancelled."
-                )
+            job = _get_active(conn, job_id, "cancelled")
             if job.cancel_requested:
                 return job
             if job.status != "running":
                 self._end(conn, jobs.c.id == job_id, "cancelled")
                 return _get(conn, job_id)
-            changed = update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True)
-            row = conn.execute(changed.returning(jobs)).mappings().one()
-            _append(conn, job_id, "cancelling", self._clock(), {})
-            return _job(row)
+            flags = {"cancel_requested": True, "pause_requested": False}
+            return self._change(conn, job_id, "cancelling", flags)
+
+    def request_pause(self, job_id: str) -> Job:
+        """A queued job pauses at once, a running one when its trainer has saved its state.
+
+        Asking again changes nothing. Raises ConflictError if the job has ended or is going to.
+        """
+        with self._write() as conn:
+            job = _get_lasting(conn, job_id, "paused")
+            if job.status == "paused" or job.pause_requested:
+                return job
+            if job.status == "queued":
+                return self._change(conn, job_id, "paused", {"status": "paused"})
+            return self._change(conn, job_id, "pausing", {"pause_requested": True})
+
+    def request_resume(self, job_id: str) -> Job:
+        """A paused job waits for a worker again, and a request to pause is taken back.
+
+        Asking again changes nothing. Raises ConflictError if the job has ended or is going to.
+        """
+        with self._write() as conn:
+            job = _get_lasting(conn, job_id, "resumed")
+            if job.status == "paused":
+                return self._change(conn, job_id, "resumed", {"status": "queued"})
+            if job.pause_requested:
+                return self._change(conn, job_id, "resumed", {"pause_requested": False})
+            return job
+
+    def retry_job(self, job_id: str, max_queued: int) -> Job:
+        """Queue a new job that asks for the same and goes on in the same run folder.
+
+        Raises ConflictError unless the job failed or was cancelled, and so did all others that
+        went on in its run folder; BadRequestError and UnavailableError as `create_job`.
+        """
+        with self._write() as conn:
+            old = _get(conn, job_id)
+            if old.status not in UNDONE_STATUSES:
+                raise ConflictError(
+                    f"Job {job_id!r} is {old.status}; only failed and cancelled jobs can be"
+                    " retried."
+                )
+            _check_run_is_free(conn, old)
+            new = NewJob(**{field.name: getattr(old, field.name) for field in fields(NewJob)})
+            return self._queue(conn, new, max_queued, run=old.run, retry_of=old.id)
 
     def is_cancel_requested(self, job_id: str) -> bool:
         return self.get_job(job_id).cancel_requested
@@ -234,20 +290,77 @@ class JobStore(Database):
 
     def release_job(self, job: Job) -> bool:
         """Give the job back unharmed, as a worker does that is asked to stop."""
-        with self._write() as conn:
-            held = _get_held(conn, job)
-            if held is None:
-                return False
-            self._requeue(conn, held, "The worker stopped.", crashes=held.crashes)
-            return True
+        return self._give_back(job, "The worker stopped.")
+
+    def pause_job(self, job: Job) -> bool:
+        """Give back a job whose trainer saved its state to pause; resumed since, it waits again."""
+        return self._give_back(job, "The trainer saved its state.")
 
     def crash_job(self, job: Job, reason: str) -> bool:
         """Give the job back after its trainer died; the third time it ends as failed."""
+        return self._give_back(job, reason, crashed=True)
+
+    def append_events(
+        self, job: Job, told: int, events: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> bool:
+        """Tell lines of the run's events.jsonl: one (type, data) a line, the last is line `told`.
+
+        Those told before are passed over, so that asking again after a crash adds none twice.
+        Raises ValueError if there are lines between the last one told and the first of these.
+        """
         with self._write() as conn:
             held = _get_held(conn, job)
             if held is None:
                 return False
-            self._requeue(conn, held, reason, crashes=held.crashes + 1)
+            new = told - held.events_told
+            if new > len(events):
+                raise ValueError(
+                    f"events {told - len(events) + 1} to {told} of job {job.id!r} do not follow"
+                    f" event {held.events_told}, the last one told; read on from there"
+                )
+            if new > 0:
+                conn.execute(update(jobs).where(_held(job)).values(events_told=told))
+            for kind, data in events[len(events) - max(0, new) :]:
+                _append(conn, job.id, kind, self._clock(), data)
+            return True
+
+    # Steps inside a transaction
+
+    def _queue(self, conn: Connection, new: NewJob, max_queued: int, **more: str) -> Job:
+        _check_ready(conn, new.dataset_id)
+        _check_room(conn, max_queued)
+        now = self._clock()
+        job_id = _next_id(conn, now, self._token(3))
+        values = {
+            **asdict(new),
+            "id": job_id,
+            "run": job_id,
+            "status": "queued",
+            "attempt": 0,
+            "crashes": 0,
+            "cancel_requested": False,
+            "pause_requested": False,
+            "events_told": 0,
+            "created_at": now,
+            **more,
+        }
+        row = conn.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
+        job = _job(row)
+        _append(conn, job_id, "queued", now, {"retry_of": job.retry_of} if job.retry_of else {})
+        return job
+
+    def _change(self, conn: Connection, job_id: str, kind: str, values: Mapping[str, Any]) -> Job:
+        changed = update(jobs).where(jobs.c.id == job_id).values(values).returning(jobs)
+        job = _job(conn.execute(changed).mappings().one())
+        _append(conn, job_id, kind, self._clock(), {})
+        return job
+
+    def _give_back(self, job: Job, reason: str, *, crashed: bool = False) -> bool:
+        with self._write() as conn:
+            held = _get_held(conn, job)
+            if held is None:
+                return False
+            self._requeue(conn, held, reason, crashes=held.crashes + crashed)
             return True
 
     def _free_expired(self, conn: Connection) -> None:
@@ -264,10 +377,17 @@ class JobStore(Database):
             error = f"The job was given up after {crashes} crashes; the last one: {reason}"
             self._end(conn, _held(job), "failed", error=error)
         else:
-            freed = {"status": "queued", "crashes": crashes, "worker": None, "lease_until": None}
+            status, kind = ("paused", "paused") if job.pause_requested else ("queued", "requeued")
+            freed = {
+                "status": status,
+                "crashes": crashes,
+                "pause_requested": False,
+                "worker": None,
+                "lease_until": None,
+            }
             if conn.execute(update(jobs).where(_held(job)).values(freed)).rowcount == 1:
                 data = {"reason": reason, "crashes": crashes}
-                _append(conn, job.id, "requeued", self._clock(), data)
+                _append(conn, job.id, kind, self._clock(), data)
 
     def _end(
         self,
@@ -286,6 +406,7 @@ class JobStore(Database):
                 status=status,
                 result=result,
                 error=error,
+                pause_requested=False,
                 worker=None,
                 lease_until=None,
                 finished_at=now,
@@ -332,11 +453,47 @@ def _get(conn: Connection, job_id: str) -> Job:
     return _job(row)
 
 
-def _next_id(conn: Connection, now: float) -> str:
+def _get_active(conn: Connection, job_id: str, wanted: str) -> Job:
+    job = _get(conn, job_id)
+    if job.ended:
+        raise ConflictError(
+            f"Job {job_id!r} has ended ({job.status}); only queued, running and paused jobs can be"
+            f" {wanted}."
+        )
+    return job
+
+
+def _get_lasting(conn: Connection, job_id: str, wanted: str) -> Job:
+    job = _get_active(conn, job_id, wanted)
+    if job.cancel_requested:
+        raise ConflictError(
+            f"Job {job_id!r} is being cancelled; it can be {wanted} no more, but retried once it"
+            " has ended."
+        )
+    return job
+
+
+def _find_made(conn: Connection, asked: Idempotency) -> Job | None:
+    """The job that the same request made before; raises BadRequestError if another one did."""
+    query = select(jobs).where(jobs.c.idempotency_key == asked.key)
+    row = conn.execute(query).mappings().one_or_none()
+    if row is None:
+        return None
+    job = _job(row)
+    if job.idempotency_hash != asked.payload_hash:
+        raise BadRequestError(
+            f"Idempotency-Key {asked.key!r} came with another body before and made job {job.id!r};"
+            " send a new key with a new body.",
+            field="Idempotency-Key",
+        )
+    return job
+
+
+def _next_id(conn: Connection, now: float, tail: str) -> str:
     """Milliseconds and a random tail; larger than every id before, even if the clock went back."""
     last: str | None = conn.execute(select(func.max(jobs.c.id))).scalar_one()
     last_ms = int(last.removeprefix("job_")[:12], 16) if last else 0
-    return f"job_{max(int(now * 1000), last_ms + 1):012x}{secrets.token_hex(3)}"
+    return f"job_{max(int(now * 1000), last_ms + 1):012x}{tail}"
 
 
 def _append(conn: Connection, job_id: str, kind: str, at: float, data: Mapping[str, Any]) -> None:
@@ -357,10 +514,21 @@ def _check_ready(conn: Connection, dataset_id: str) -> None:
 
 
 def _check_room(conn: Connection, max_queued: int) -> None:
-    queued = select(func.count()).select_from(jobs).where(jobs.c.status == "queued")
-    if conn.execute(queued).scalar_one() >= max_queued:
+    """Paused jobs count as well: each will be queued again."""
+    waiting = select(func.count()).select_from(jobs).where(jobs.c.status.in_(WAITING_STATUSES))
+    if conn.execute(waiting).scalar_one() >= max_queued:
         raise UnavailableError(
-            f"{max_queued} jobs are queued, as many as max_queued_jobs allows;"
+            f"{max_queued} jobs are queued or paused, as many as max_queued_jobs allows;"
             " cancel one or come back when one has started.",
             retry_after_sec=60,
+        )
+
+
+def _check_run_is_free(conn: Connection, old: Job) -> None:
+    """One run folder has one trainer, and one result."""
+    goes_on = and_(jobs.c.run == old.run, jobs.c.status.not_in(UNDONE_STATUSES))
+    other = conn.execute(select(jobs.c.id, jobs.c.status).where(goes_on)).first()
+    if other is not None:
+        raise ConflictError(
+            f"Job {old.id!r} was retried already: job {other.id!r} is {other.status}."
         )

@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 # Named constraints, because a migration on PostgreSQL can only drop what has a known name.
@@ -41,11 +42,25 @@ jobs = Table(
     Column("overrides", JSON, nullable=False),
     Column("promote", String(16), nullable=False),
     Column("seed", BigInteger, nullable=False),
+    Column("base", String(80)),
+    # The folder under runs/: named after the first of the jobs that went on in it.
+    Column("run", String(64), nullable=False, server_default=""),
+    Column("retry_of", String(64)),
     Column("attempt", Integer, nullable=False),
     Column("crashes", Integer, nullable=False),
     Column("worker", String(128)),
     Column("lease_until", Float),
     Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+    Column(
+        "pause_requested",
+        Boolean(create_constraint=False),
+        nullable=False,
+        server_default=false(),
+    ),
+    # How many lines of the run's events.jsonl this job has told as its events.
+    Column("events_told", Integer, nullable=False, server_default="0"),
+    Column("idempotency_key", String(255)),
+    Column("idempotency_hash", String(64)),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -54,6 +69,8 @@ jobs = Table(
     Column("error", Text),
     Index(None, "status", "id"),
     Index(None, "dataset_id"),
+    Index(None, "run"),
+    Index(None, "idempotency_key", unique=True),
 )
 
 job_events = Table(

@@ -1,23 +1,19 @@
+import errno
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import StaticPool, create_engine
 
 from app.errors import UnavailableError
-from app.store.database import SchemaError
+from app.store.database import MIGRATIONS, SchemaError
 from app.store.store import Store
 from app.store.tables import metadata
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "noisewell.sqlite3")
-    yield store
-    store.close()
 
 
 def schema(path: Path) -> list[tuple]:
@@ -50,6 +46,74 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def write_schema_1(path: Path) -> None:
+    """A file as the first version of noisewell left it: two jobs, three events."""
+    with sqlite3.connect(path) as conn:
+        engine = create_engine("sqlite://", creator=lambda: conn, poolclass=StaticPool)
+        with engine.begin() as connection:
+            config = Config(attributes={"connection": connection})
+            config.set_main_option("script_location", str(MIGRATIONS))
+            command.upgrade(config, "0001")
+        for job_id, status, worker in (("job_1", "succeeded", None), ("job_2", "running", "w1")):
+            conn.execute(
+                "INSERT INTO jobs (id, status, model, dataset_id, dataset_name, preset, minutes,"
+                " overrides, promote, seed, attempt, crashes, worker, cancel_requested, created_at)"
+                " VALUES (?, ?, 'mnist', 'ds_1', 'digits', 'tiny', 1, '{}', 'never', 7, 1, 0, ?, 0,"
+                " 5)",
+                (job_id, status, worker),
+            )
+        for event in (("job_1", 1, "queued"), ("job_1", 2, "succeeded"), ("job_2", 1, "queued")):
+            conn.execute("INSERT INTO job_events VALUES (?, ?, ?, 5, '{}')", event)
+    conn.close()
+
+
+def test_an_older_file_is_migrated_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    write_schema_1(path)
+    store = Store.open(path)
+    ended, running = store.get_job("job_1"), store.get_job("job_2")
+    assert (ended.status, running.status, running.seed) == ("succeeded", "running", 7)
+    for job in (ended, running):
+        assert (job.run, job.retry_of, job.base, job.idempotency_key) == (job.id, None, None, None)
+        assert (job.pause_requested, job.events_told) == (False, 0)
+    assert [e.type for e in store.events("job_1")] == ["queued", "succeeded"]
+    assert store.finish_job(running, "failed", error="late")
+    store.close()
+    Store.open(path).close()
+
+
+def test_an_older_file_is_backed_up_before_it_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    write_schema_1(path)
+    before = path.read_bytes()
+    Store.open(path).close()
+    assert path.read_bytes() != before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.before-0002"]
+    assert path.with_name(f"{path.name}.before-0002").read_bytes() == before
+
+
+def test_an_older_file_stays_as_it_is_without_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    write_schema_1(path)
+    before = path.read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Store.open(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+def test_a_new_file_needs_no_backup(tmp_path: Path) -> None:
+    Store.open(tmp_path / "noisewell.sqlite3").close()
+    assert [p.name for p in tmp_path.iterdir()] == ["noisewell.sqlite3"]
+
+
 def test_a_path_with_odd_characters_opens(tmp_path: Path) -> None:
     path = tmp_path / "50% off ?x=1#y" / "a b.sqlite3"
     Store.open(path).close()
@@ -79,9 +143,9 @@ def test_a_write_survives_a_power_cut(store: Store) -> None:
 def test_a_listener_hears_of_a_write_and_then_no_more(store: Store) -> None:
     heard: list[str] = []
     forget = store.changes.subscribe(lambda: heard.append("change"), limit=1)
-    store.create_dataset("ds_1", "digits", None)
-    forget()
     store.create_dataset("ds_2", "letters", None)
+    forget()
+    store.create_dataset("ds_3", "signs", None)
     assert heard == ["change"]
 
 

@@ -1,6 +1,5 @@
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,28 +24,6 @@ NEW = NewJob(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    store = Store.open(tmp_path / "noisewell.sqlite3", clock)
-    store.create_dataset("ds_1", "digits", None)
-    store.finish_dataset("ds_1", "ready", summary={})
-    yield store
-    store.close()
-
-
 def queue(store: Store, count: int = 1) -> list[Job]:
     return [store.create_job(NEW, max_queued=100) for _ in range(count)]
 
@@ -68,7 +45,7 @@ def test_a_job_keeps_what_was_asked_for(store: Store) -> None:
     assert (job.status, job.attempt, job.created_at) == ("queued", 0, 1_000_000.0)
 
 
-def test_a_job_survives_closing_the_store(store: Store, tmp_path: Path, clock: Clock) -> None:
+def test_a_job_survives_closing_the_store(store: Store, tmp_path: Path, clock) -> None:
     (job,) = queue(store)
     store.close()
     again = Store.open(tmp_path / "noisewell.sqlite3", clock)
@@ -92,7 +69,7 @@ def test_a_job_needs_a_ready_dataset(store: Store) -> None:
         queue(store)
 
 
-def test_ids_stay_in_order_when_the_clock_goes_back(store: Store, clock: Clock) -> None:
+def test_ids_stay_in_order_when_the_clock_goes_back(store: Store, clock) -> None:
     ids = []
     for seconds in (0, 0, -3600, 0, 7200):
         clock.now += seconds
@@ -151,7 +128,7 @@ def test_a_job_is_claimed_once_by_many_threads(store: Store) -> None:
     assert Counter(claimed) == Counter(job.id for job in jobs)
 
 
-def test_an_expired_lease_is_claimed_again(store: Store, clock: Clock) -> None:
+def test_an_expired_lease_is_claimed_again(store: Store, clock) -> None:
     queue(store)
     first = claim(store, "w1")
     clock.now += LEASE_SEC
@@ -163,7 +140,7 @@ def test_an_expired_lease_is_claimed_again(store: Store, clock: Clock) -> None:
     assert types(store, first) == ["queued", "started", "requeued", "started"]
 
 
-def test_a_renewed_lease_holds(store: Store, clock: Clock) -> None:
+def test_a_renewed_lease_holds(store: Store, clock) -> None:
     queue(store)
     job = claim(store)
     for _ in range(5):
@@ -172,7 +149,7 @@ def test_a_renewed_lease_holds(store: Store, clock: Clock) -> None:
         assert store.claim_job("w2", LEASE_SEC) is None
 
 
-def test_a_late_renewal_counts_if_nobody_took_the_job(store: Store, clock: Clock) -> None:
+def test_a_late_renewal_counts_if_nobody_took_the_job(store: Store, clock) -> None:
     queue(store)
     job = claim(store)
     clock.now += 10 * LEASE_SEC
@@ -180,7 +157,7 @@ def test_a_late_renewal_counts_if_nobody_took_the_job(store: Store, clock: Clock
     assert store.claim_job("w2", LEASE_SEC) is None
 
 
-def test_a_stale_worker_cannot_write(store: Store, clock: Clock) -> None:
+def test_a_stale_worker_cannot_write(store: Store, clock) -> None:
     queue(store)
     stale = claim(store, "w1")
     clock.now += LEASE_SEC + 1
@@ -195,7 +172,7 @@ def test_a_stale_worker_cannot_write(store: Store, clock: Clock) -> None:
     assert store.events(held.id) == before
 
 
-def test_an_older_attempt_of_the_same_worker_is_stale_too(store: Store, clock: Clock) -> None:
+def test_an_older_attempt_of_the_same_worker_is_stale_too(store: Store, clock) -> None:
     queue(store)
     stale = claim(store, "w1")
     clock.now += LEASE_SEC + 1
@@ -217,7 +194,7 @@ def test_an_ended_job_takes_no_more_writes(store: Store) -> None:
 # Crashes
 
 
-def test_three_silent_workers_quarantine_a_job(store: Store, clock: Clock) -> None:
+def test_three_silent_workers_quarantine_a_job(store: Store, clock) -> None:
     queue(store)
     for _ in range(3):
         job = claim(store)
@@ -277,7 +254,7 @@ def test_a_job_that_ended_cannot_be_cancelled(store: Store) -> None:
 
 
 @pytest.mark.parametrize("way", ["release", "crash", "silence"])
-def test_a_cancelled_job_is_not_started_again(store: Store, clock: Clock, way: str) -> None:
+def test_a_cancelled_job_is_not_started_again(store: Store, clock, way: str) -> None:
     queue(store)
     job = claim(store)
     store.request_cancel(job.id)
