@@ -20,15 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from app.edge import is_loopback
+from app.models_cli import models_cli
 from app.settings import Settings
-from app.terminal import AsJson, fail, settings_from, told_errors
+from app.terminal import AsJson, DataDir, fail, settings_from, told_errors
 from training.model.files import write_atomic
 from training.model.registry import Registry
 
 if TYPE_CHECKING:
     from app.engine import Engine
 
-DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
 _CHILD = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 cli = typer.Typer(
@@ -38,7 +38,6 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_cli = typer.Typer(help="What there is, and which version serves.", no_args_is_help=True)
 cli.add_typer(models_cli, name="models")
 data_cli = typer.Typer(help="Datasets: look at images, import them.", no_args_is_help=True)
 cli.add_typer(data_cli, name="data")
@@ -199,7 +198,7 @@ def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJs
         engine.refresh()
         loaded = [engine.get(model, version) for model, version in engine.serving().items()]
     rows = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
-    refused = [f"{model}@{version}" for model, version in engine.refused().items()]
+    refused = [f"{model}@{r.version or '?'}" for model, r in engine.refused().items()]
     if as_json:
         typer.echo(json.dumps({"serving": rows, "refused": refused}, indent=2))
     for row in rows if not as_json else []:
@@ -210,59 +209,6 @@ def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJs
     for ref in refused:
         typer.echo(f"Error: {ref} is the champion and cannot be loaded; see its log", err=True)
     raise SystemExit(1 if refused else 0)
-
-
-@models_cli.command("list")
-def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
-    """Every registered version, with its Fréchet distance and whether it serves."""
-    registry = Registry(data_dir / "models")
-    with told_errors():
-        rows = [
-            {"model": model, "version": version, "champion": registry.champion(model) == version}
-            | {"created_at": registry.manifest(model, version)["created_at"]}
-            | {"fd_cnn": registry.metrics(model, version).get("fd_cnn")}
-            for model in registry.list_models()
-            for version in registry.versions(model)
-        ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table("model", "version", "", "fd_cnn", "created")
-    for row in rows:
-        cells = (row["model"], row["version"], "champion" if row["champion"] else "")
-        table.add_row(*(str(c) for c in (*cells, row["fd_cnn"], row["created_at"])))
-    Console().print(table)
-
-
-@models_cli.command("show")
-def models_show(ref: str, data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
-    """The card of a version, or all that is known about it as JSON."""
-    registry = Registry(data_dir / "models")
-    with told_errors():
-        model, version = registry.resolve(ref)
-        if as_json:
-            about = registry.manifest(model, version), registry.metrics(model, version)
-            typer.echo(json.dumps({**about[0], "metrics": about[1]}, indent=2))
-        else:
-            typer.echo((registry.path(model, version) / "card.md").read_text("utf-8"))
-
-
-@models_cli.command("promote")
-def models_promote(ref: str, data_dir: DataDir = Path("data")) -> None:
-    """Serve NAME@VERSION by default; running services follow within seconds."""
-    registry = Registry(data_dir / "models")
-    with told_errors():
-        model, version = registry.resolve(ref)
-        registry.promote(model, version, "promoted from the command line")
-    typer.echo(f"{model}@{version} is the champion")
-
-
-@models_cli.command("rollback")
-def models_rollback(model: str, data_dir: DataDir = Path("data")) -> None:
-    """Serve the version that was champion before."""
-    with told_errors():
-        version = Registry(data_dir / "models").rollback(model)
-    typer.echo(f"{model}@{version} is the champion again")
 
 
 def main() -> None:

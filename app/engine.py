@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 import structlog
 import torch
+from torch import nn
 
 from app import png
 from app.errors import NotFoundError, UnavailableError
 from training.model.checkpoint import CheckpointError, load_generator, read_manifest
+from training.model.networks.config import NetworkConfig
 from training.model.registry import (
     DamagedError,
     Registry,
@@ -56,6 +58,17 @@ class Loaded:
         return self.sampler.certificate
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A champion by alias that cannot be loaded, so that another version serves, or none.
+
+    version: None where the aliases themselves cannot be read.
+    """
+
+    version: int | None
+    reason: str
+
+
 class Engine:
     """Versions in memory, at most `max_loaded_bytes` of them: the least recently used goes first.
 
@@ -78,7 +91,7 @@ class Engine:
         self._on_swap = on_swap
         self._serving: dict[str, int] = {}
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, Refusal] = {}
         self._loading = threading.Lock()
         self._ordering = threading.Lock()  # of _loaded; never held for long
 
@@ -93,17 +106,27 @@ class Engine:
             for model in models:
                 try:
                     self._follow(model)
-                except DamagedError as error:
-                    log.error("aliases refused", model=model, reason=str(error))
+                except (DamagedError, OSError) as error:
+                    log.error("model refused", model=model, reason=str(error))
             for gone in self._serving.keys() - set(models):
                 del self._serving[gone]
+            self._forget_deleted()
+
+    def _forget_deleted(self) -> None:
+        """Take out of memory what is no longer registered, but for what serves."""
+        for loaded in self.loaded():
+            known = (self._registry.root / loaded.model / str(loaded.version)).is_dir()
+            if not known and self._serving.get(loaded.model) != loaded.version:
+                with self._ordering:
+                    del self._loaded[loaded.model, loaded.version]
+                log.info("unloaded", model=loaded.model, version=loaded.version)
 
     def serving(self) -> dict[str, int]:
         """The version that answers for each model by default; checked, if not in memory now."""
         return dict(self._serving)
 
-    def refused(self) -> dict[str, int]:
-        """Champions by alias that could not be loaded, so that another version serves."""
+    def refused(self) -> dict[str, Refusal]:
+        """Of each model whose champion could not be loaded, which and why."""
         return dict(self._refused)
 
     def loaded(self) -> list[Loaded]:
@@ -166,37 +189,57 @@ class Engine:
         return sum(loaded.sampler.num_bytes for loaded in self._loaded.values())
 
     def _follow(self, model: str) -> None:
-        wanted, current = self._registry.champion(model), self._serving.get(model)
-        if wanted is None or current == wanted:
+        current = self._serving.get(model)
+        try:
+            wanted = self._registry.champion(model)
+        except DamagedError as error:
+            self._refuse(model, None, error)
+            wanted = None
+        if wanted is None and current is None:
+            self._serve_first(model, list(self._registry.derived_aliases(model).values()), None)
+        elif wanted == current:
             self._refused.pop(model, None)
-            return
-        refused = self._refused.get(model) == wanted and self.in_memory(model, wanted) is None
-        if refused and current is not None:
-            return
-        for version in [wanted] if current is not None else self._candidates(model, wanted):
+        elif wanted is not None and not self._known_as_broken(model, wanted):
+            self._serve_first(model, self._candidates(model, wanted), wanted)
+
+    def _known_as_broken(self, model: str, wanted: int) -> bool:
+        """Refused before, and not been mended and loaded since; something else serves."""
+        refusal = self._refused.get(model)
+        broken = refusal is not None and refusal.version == wanted
+        return broken and model in self._serving and self.in_memory(model, wanted) is None
+
+    def _serve_first(self, model: str, versions: Sequence[int], wanted: int | None) -> None:
+        """Serve the first that can be loaded; `wanted` is what the alias says."""
+        for version in versions:
             try:
                 self._ensure(model, version)
             except (CheckpointError, UnknownVersionError) as error:
-                log.error("version refused", model=model, version=version, reason=str(error))
-                self._refused[model] = wanted
+                self._refuse(model, wanted, error)
                 continue
             self._serving[model] = version
             if version == wanted:
                 self._refused.pop(model, None)
-            log.info("serving", model=model, version=version)
+            log.info("serving", model=model, version=version, instead_of=wanted or "no champion")
             self._on_swap(model, version)
             return
 
+    def _refuse(self, model: str, version: int | None, error: Exception) -> None:
+        refusal = Refusal(version, str(error))
+        if self._refused.get(model) != refusal:  # told once, not at every look
+            log.error("version refused", model=model, version=version, reason=str(error))
+        self._refused[model] = refusal
+
     def _candidates(self, model: str, wanted: int) -> list[int]:
         """At start-up: the champion, then the one before it, then the newest that is left."""
+        if model in self._serving:
+            return [wanted]
         previous = self._registry.aliases(model).get("previous")
         order = [wanted, previous, *reversed(self._registry.versions(model))]
         return list(dict.fromkeys(v for v in order if v is not None))
 
     def _load(self, model: str, version: int) -> Loaded:
         path = self._registry.path(model, version)
-        generator, network = load_generator(path)
-        manifest = _checked_manifest(path, network.num_classes)
+        generator, network, manifest = read_version(path)
         try:
             sampler = Sampler(generator, network, self._device, self._max_batch_size)
         except (ValueError, RuntimeError) as error:  # NaN, or no room on the device
@@ -212,9 +255,16 @@ class Engine:
         )
 
 
-def _checked_manifest(path: Path, num_classes: int) -> dict[str, Any]:
+def read_version(path: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
+    """What a version folder NAME/VERSION holds, if all of it can be served.
+
+    Raises CheckpointError, for the folder of another version too.
+    """
+    generator, network = load_generator(path)
     manifest = read_manifest(path)
-    names = manifest.get("class_names")
-    if not isinstance(names, list) or len(names) != num_classes:
-        raise CheckpointError(f"{path} names {names!r}; expected {num_classes} class names")
-    return manifest
+    names, of = manifest.get("class_names"), (manifest.get("model"), manifest.get("version"))
+    if not isinstance(names, list) or len(names) != network.num_classes:
+        raise CheckpointError(f"{path} names {names!r}; expected {network.num_classes} class names")
+    if of != (path.parent.name, int(path.name)):
+        raise CheckpointError(f"{path} is a copy of {of[0]}@{of[1]}; restore its own files")
+    return generator, network, manifest

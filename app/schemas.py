@@ -321,16 +321,25 @@ class Verification(Answer):
 # Models
 
 
+class Refused(Answer):
+    """A champion that could not be loaded, and why; null where aliases.json cannot be read."""
+
+    version: int | None
+    reason: str
+
+
 class Model(Answer):
     """A line of versions; `serving` is what answers now, null if nothing could be loaded.
 
-    certificate: where the bytes of its images are the same; null while it is not in memory.
+    refused: the champion, where another version has to serve for it. certificate: where the bytes
+    of its images are the same; null while it is not in memory.
     """
 
     model: str
     versions: list[int]
     aliases: dict[str, int]
     serving: int | None
+    refused: Refused | None
     class_names: list[str]
     network: dict[str, Any]
     certificate: dict[str, Any] | None
@@ -365,11 +374,18 @@ class Promotion(Strict):
 # Health
 
 
+class Ready(Answer):
+    """An image that is asked for would come; `refused` lists champions that others serve for."""
+
+    status: Literal["ready"]
+    refused: list[str]
+
+
 class Status(Answer):
     """What is served, on what, and how much is waiting."""
 
     device: str
     models: dict[str, int]
-    refused: dict[str, int]
+    refused: dict[str, Refused]
     queued_images: int
     jobs: dict[str, int]

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -11,6 +12,7 @@ from app.errors import NoisewellError
 from app.settings import Settings
 from training.model.registry import UnknownModelError, UnknownVersionError
 
+DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 
 

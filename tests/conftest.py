@@ -1,6 +1,7 @@
 """Owns what the tests of serving stand on: tiny generators and an app without sockets."""
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from app.context import Context
 from app.main import create_app
 from app.settings import Settings
 from training.model.checkpoint import serialize
+from training.model.manifest import sealed
 from training.model.networks.build import build_generator, num_parameters
 from training.model.networks.config import NetworkConfig
 from training.model.registry import Registry
@@ -70,6 +72,13 @@ def toy_version(
 def add_toy(registry: Registry, model: str = "toy", weights: int = 0, **kind: Any) -> int:
     """Register a toy and return its version."""
     return registry.register(model, *toy_version(weights, **kind), f"run-{weights}")
+
+
+def edit_manifest(folder: Path, *drop: str, **changes: Any) -> None:
+    """Change a version's manifest as somebody would who can also seal it."""
+    path = folder / "manifest.json"
+    stored = {**json.loads(path.read_text("utf-8")), **changes}
+    path.write_text(json.dumps(sealed({n: v for n, v in stored.items() if n not in drop})))
 
 
 PATIENCE_SEC = 30.0
@@ -169,6 +178,12 @@ def make_version() -> Callable[..., int]:
 def make_files() -> Callable[..., tuple[dict[str, bytes], dict[str, Any]]]:
     """`make_files(weights=0, …)`: the files and the manifest of a toy nobody registered."""
     return toy_version
+
+
+@pytest.fixture(scope="session")
+def edit() -> Callable[..., None]:
+    """`edit(version_dir, "lineage", digest=…)` drops and sets fields, and seals the manifest."""
+    return edit_manifest
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,8 @@ def test_the_service_reaches_training_only_through_the_door():
 
 
 def test_the_registry_needs_no_torch():
-    for name in ("registry.py", "rules.py", "files.py", "presets.py", "settings.py", "threads.py"):
+    names = ("registry", "manifest", "rules", "files", "presets", "settings", "threads")
+    for name in (f"{name}.py" for name in names):
         path = ROOT / "training" / "model" / name
         assert not any(is_in(m, "torch", "safetensors") for m in modules_imported(path)), path
 

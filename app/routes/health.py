@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.context import Ctx
 from app.errors import UnavailableError
-from app.schemas import Status
+from app.schemas import Ready, Refused, Status
 
 router = APIRouter(tags=["health"])
 
@@ -16,13 +16,14 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/health/ready")
-async def ready(ctx: Ctx) -> dict[str, str]:
+async def ready(ctx: Ctx) -> Ready:
     """200 when a request for an image would be answered: a model is loaded, the batcher lives."""
     if not ctx.batcher.alive:
         raise UnavailableError("the batcher is not running; restart the service")
     if not ctx.engine.serving():
         raise UnavailableError("no model is loaded; train one or see the log for refused versions")
-    return {"status": "ready"}
+    refused = (f"{model}@{r.version or '?'}" for model, r in ctx.engine.refused().items())
+    return Ready(status="ready", refused=sorted(refused))
 
 
 @router.get(
@@ -41,7 +42,7 @@ def status(ctx: Ctx) -> Status:
     return Status(
         device=str(ctx.engine.device),
         models=ctx.engine.serving(),
-        refused=ctx.engine.refused(),
+        refused={m: Refused(**vars(r)) for m, r in ctx.engine.refused().items()},
         queued_images=ctx.batcher.queued_images,
         jobs=dict(ctx.store.count_by_status().items()),
     )

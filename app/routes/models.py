@@ -7,8 +7,13 @@ from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
 from app.errors import ConflictError, NotFoundError
-from app.schemas import Model, Models, Promotion, Version
-from training.model.registry import UnknownModelError, UnknownVersionError
+from app.schemas import Model, Models, Promotion, Refused, Version
+from training.model.registry import (
+    AliasedError,
+    DamagedError,
+    UnknownModelError,
+    UnknownVersionError,
+)
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -102,6 +107,21 @@ def rollback(model: str, ctx: Ctx) -> Model:
     return _model(ctx, model)
 
 
+@router.delete("/{model}/versions/{version}", status_code=204)
+def delete_version(model: str, version: int, ctx: Ctx) -> None:
+    """Remove a version for good, unless it serves or an alias names it."""
+    _file(ctx, model, version, "")
+    if ctx.engine.serving().get(model) == version:
+        raise ConflictError(f"{model}@{version} serves now; promote another version first.")
+    try:
+        ctx.registry.delete(model, version)
+    except AliasedError as error:
+        raise ConflictError(str(error)) from error
+    except UnknownVersionError as error:  # somebody else was faster
+        raise NotFoundError(str(error), field="version") from error
+    ctx.engine.refresh()
+
+
 def _versions(ctx: Context, model: str) -> list[int]:
     try:
         return ctx.registry.versions(model)
@@ -110,18 +130,34 @@ def _versions(ctx: Context, model: str) -> list[int]:
 
 
 def _model(ctx: Context, name: str) -> Model:
-    versions = _versions(ctx, name)
-    serving = ctx.engine.serving().get(name)
-    manifest = ctx.registry.manifest(name, serving) if serving in versions else {}
+    serving, refused = ctx.engine.serving().get(name), ctx.engine.refused().get(name)
+    manifest = _served_manifest(ctx, name, serving)
     return Model(
         model=name,
-        versions=versions,
-        aliases=ctx.registry.aliases(name),
+        versions=_versions(ctx, name),
+        aliases=_aliases(ctx, name),
         serving=serving,
+        refused=Refused(**vars(refused)) if refused else None,
         class_names=manifest.get("class_names", []),
         network=manifest.get("network", {}),
         certificate=_certificate(ctx, name, serving),
     )
+
+
+def _aliases(ctx: Context, model: str) -> dict[str, int]:
+    """None where aliases.json is damaged: `refused` says so, and other models are shown too."""
+    try:
+        return ctx.registry.aliases(model)
+    except DamagedError:
+        return {}
+
+
+def _served_manifest(ctx: Context, model: str, serving: int | None) -> dict[str, Any]:
+    """From memory where it is there: the file may have been damaged since."""
+    loaded = None if serving is None else ctx.engine.in_memory(model, serving)
+    if loaded is not None or serving not in _versions(ctx, model):
+        return loaded.manifest if loaded else {}
+    return ctx.registry.manifest(model, serving)
 
 
 def _certificate(ctx: Context, model: str, version: int | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from app.engine import Engine, Loaded
 from app.errors import NotFoundError, UnavailableError
 from training.model.checkpoint import parse, serialize
 from training.model.files import sha256_bytes
+from training.model.manifest import sealed
 from training.model.registry import Registry
 
 Make = Callable[..., int]
@@ -29,17 +30,26 @@ def flip(path: Path) -> None:
 
 def forge(folder: Path, factor: float) -> None:
     """Multiply the weights, and let the manifest vouch for them."""
-    path, about = folder / "generator.safetensors", folder / "manifest.json"
-    manifest = json.loads(about.read_text())
-    tensors = parse(path.read_bytes(), manifest["digest"], "")
+    path = folder / "generator.safetensors"
+    data = path.read_bytes()
+    tensors = parse(data, sha256_bytes(data), "")
     forged = serialize({name: t * factor for name, t in tensors.items()})
     path.write_bytes(forged)
-    about.write_text(json.dumps({**manifest, "digest": sha256_bytes(forged)}))
+    edit(folder, digest=sha256_bytes(forged))
+
+
+def replace(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new))
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    """Change the manifest as somebody would who can also seal it."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **changes})))
+
+
+def refused(engine: Engine) -> dict[str, int | None]:
+    return {model: refusal.version for model, refusal in engine.refused().items()}
 
 
 BREAKAGES: dict[str, Callable[[Path], object]] = {
@@ -55,6 +65,8 @@ BREAKAGES: dict[str, Callable[[Path], object]] = {
     "too few class names": lambda v: edit(v, class_names=["1"]),
     "class names that are no list": lambda v: edit(v, class_names="abc"),
     "no class names": lambda v: edit(v, class_names=None),
+    "other class names": lambda v: replace(v / "manifest.json", b"cat", b"dog"),
+    "the manifest of another version": lambda v: edit(v, version=9),
 }
 breakages = pytest.mark.parametrize("breakage", BREAKAGES)
 
@@ -131,12 +143,12 @@ def test_a_broken_version_keeps_the_old_one_serving(two: Registry, breakage: str
     for _ in range(2):
         engine.refresh()
         assert engine.get("toy", None) is old
-        assert engine.refused() == {"toy": 2}
+        assert refused(engine) == {"toy": 2}
     with pytest.raises(UnavailableError, match="toy@2 cannot be served"):
         engine.get("toy", 2)
     two.rollback("toy")
     engine.refresh()
-    assert engine.refused() == {}
+    assert refused(engine) == {}
 
 
 @breakages
@@ -146,7 +158,7 @@ def test_start_up_falls_back_to_the_last_good_version(two: Registry, breakage: s
     engine = make_engine(two)
     engine.refresh()
     assert serving(engine) == {"toy": 1}
-    assert engine.refused() == {"toy": 2}
+    assert refused(engine) == {"toy": 2}
 
 
 def test_start_up_prefers_the_previous_champion_to_the_newest(
@@ -185,17 +197,30 @@ def test_damaged_aliases_keep_what_serves_and_stop_no_other_model(
     two: Registry, make_version: Make
 ) -> None:
     make_version(two, "other")
+    two.promote("toy", 2, "")
     engine = make_engine(two)
     engine.refresh()
     (two.root / "toy" / "aliases.json").write_bytes(b"{")
     make_version(two, "zebra")
     engine.refresh()
-    assert serving(engine) == {"toy": 1, "other": 1, "zebra": 1}
-    restarted = make_engine(two)
-    restarted.refresh()
-    assert serving(restarted) == {"other": 1, "zebra": 1}
-    with pytest.raises(UnavailableError, match=r"aliases\.json"):
-        restarted.get("toy", None)
+    assert serving(engine) == {"toy": 2, "other": 1, "zebra": 1}
+    assert refused(engine) == {"toy": None}
+    assert "aliases.json cannot be read" in engine.refused()["toy"].reason
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_without_its_aliases_a_model_starts_with_what_its_versions_say(
+    registry: Registry, make_files: Callable[..., Any], lost: bool
+) -> None:
+    for weights, better in enumerate((True, True, False)):
+        files, manifest = make_files(weights)
+        promotion = {"decision": {"promote": better}}
+        registry.register("toy", files, {**manifest, "promotion": promotion}, f"run-{weights}")
+    path = registry.root / "toy" / "aliases.json"
+    path.unlink() if lost else replace(path, b'champion": 1', b'champion": 3')
+    engine = make_engine(registry)
+    engine.refresh()
+    assert serving(engine) == {"toy": 2}
 
 
 def test_a_repaired_version_is_served_once_it_was_asked_for(two: Registry) -> None:
@@ -209,7 +234,18 @@ def test_a_repaired_version_is_served_once_it_was_asked_for(two: Registry) -> No
     engine.get("toy", 2)
     engine.refresh()
     assert serving(engine) == {"toy": 2}
-    assert engine.refused() == {}
+    assert refused(engine) == {}
+
+
+def test_a_deleted_version_leaves_the_memory(two: Registry) -> None:
+    engine = make_engine(two)
+    engine.refresh()
+    engine.get("toy", 2)
+    two.delete("toy", 2)
+    engine.refresh()
+    assert in_memory(engine) == [("toy", 1)]
+    with pytest.raises(NotFoundError, match="version 2 of 'toy' is not registered"):
+        engine.get("toy", 2)
 
 
 # Versions by number
@@ -243,7 +279,7 @@ def test_a_champion_that_had_to_go_is_loaded_again_when_asked_for(
         assert engine.get(model, None).ref == f"{model}@1"
         assert in_memory(engine) == [(model, 1)]
         engine.refresh()
-    assert engine.refused() == {}
+    assert refused(engine) == {}
 
 
 def test_a_rollback_finds_the_version_before_in_memory(two: Registry) -> None:

@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,14 +66,11 @@ def test_a_body_over_the_limit_is_refused_by_the_name_of_its_setting(toy, stream
 
 
 def test_a_crash_of_a_route_is_a_problem_that_tells_no_secrets(
-    registry, make_version, start
+    registry, make_version, edit, start
 ) -> None:
     make_version(registry)
-    manifest = registry.path("toy", 1) / "manifest.json"
     with start() as service:
-        stored = json.loads(manifest.read_text())
-        del stored["lineage"]
-        manifest.write_text(json.dumps(stored))
+        edit(registry.path("toy", 1), "lineage")
         answer = service.get("/v1/models/toy/versions/1")
         assert service.get("/v1/models/toy/images/7.png").status_code == 200
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")

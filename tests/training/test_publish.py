@@ -15,6 +15,7 @@ from training.data.importing import import_dataset
 from training.metrics.evaluation import Evaluation, evaluate, measure
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.checkpoint import serialize
+from training.model.manifest import sealed
 from training.model.networks.build import build_generator
 from training.model.pixels import to_float
 from training.model.registry import Registry
@@ -149,8 +150,9 @@ def test_policies_are_told_with_what_the_rules_would_have_done(house, registry, 
 
 
 def other_classes(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "class_names": ["a", "b"]}))
+    path = folder / "manifest.json"
+    manifest = {**json.loads(path.read_text()), "class_names": ["a", "b"]}
+    path.write_text(json.dumps(sealed(manifest)))
 
 
 def other_weights(folder: Path) -> None:

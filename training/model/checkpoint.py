@@ -1,14 +1,15 @@
 """Owns generator weights on disk: safetensors out, and nothing unchecked back in."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from training.model import manifest as manifest_file
 from training.model.files import sha256_bytes
 from training.model.networks.build import build_generator
 from training.model.networks.config import NetworkConfig
@@ -41,6 +42,11 @@ def parse(data: bytes, digest: str, what: str) -> dict[str, Tensor]:
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     """Fill `module`; raises CheckpointError if a name, a shape or a type differs."""
+    _check_fit(module, tensors, what)
+    module.load_state_dict(tensors)
+
+
+def _check_fit(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     expected = {name: (t.shape, t.dtype) for name, t in module.state_dict().items()}
     found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
     if expected != found:
@@ -48,7 +54,6 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
         raise CheckpointError(
             f"{what} does not fit its network: {wrong[:5]} differ in shape or type"
         )
-    module.load_state_dict(tensors)
 
 
 def trained_generator(weights: bytes, config: NetworkConfig, what: str) -> nn.Module:
@@ -60,14 +65,15 @@ def trained_generator(weights: bytes, config: NetworkConfig, what: str) -> nn.Mo
 
 def read_manifest(version_dir: Path) -> dict[str, Any]:
     """manifest.json of a version directory; raises CheckpointError if it is unreadable."""
-    path = version_dir / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or not {"digest", "network"} <= manifest.keys():
-        raise CheckpointError(f"{path} names no digest and network; restore the file")
-    return cast(dict[str, Any], manifest)
+        manifest = manifest_file.read_manifest(version_dir)
+    except (OSError, manifest_file.DamagedError) as error:
+        raise CheckpointError(str(error)) from error
+    if not {"digest", "network"} <= manifest.keys():
+        raise CheckpointError(
+            f"{version_dir / 'manifest.json'} names no digest and network; restore the file"
+        )
+    return manifest
 
 
 def load_generator(version_dir: Path) -> tuple[nn.Module, NetworkConfig]:
@@ -80,10 +86,28 @@ def load_generator(version_dir: Path) -> tuple[nn.Module, NetworkConfig]:
     path = version_dir / "generator.safetensors"
     try:
         data = path.read_bytes()
-        config = NetworkConfig.from_json(manifest["network"])
-        generator = build_generator(config)  # RuntimeError: no memory for a size it names
-    except (OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+    except OSError as error:
         raise CheckpointError(f"{version_dir} cannot be loaded: {error}") from error
-    tensors = parse(data, str(manifest["digest"]), str(path))
-    load_into(generator, tensors, str(path))
+    return checked_generator(data, manifest, str(version_dir))
+
+
+def checked_generator(
+    weights: bytes, manifest: Mapping[str, Any], what: str
+) -> tuple[nn.Module, NetworkConfig]:
+    """Like `load_generator`, of a version that is in memory; raises CheckpointError naming `what`.
+
+    A manifest of anybody's may name a network of any size: only one whose every tensor is in the
+    file is given memory.
+    """
+    tensors = parse(weights, str(manifest["digest"]), f"{what}'s generator.safetensors")
+    try:
+        config = NetworkConfig.from_json(manifest["network"])
+        if max(len(config.widths), config.blocks) > len(tensors):
+            raise CheckpointError(f"{what} names more layers than its file has tensors")
+        with torch.device("meta"):
+            _check_fit(build_generator(config), tensors, what)
+        generator = build_generator(config)
+    except (ValueError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{what} cannot be loaded: {error}") from error
+    load_into(generator, tensors, what)
     return generator.eval().requires_grad_(False), config

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def fsync(path: Path) -> None:
@@ -20,15 +20,16 @@ def fsync(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` with `data` so that a reader or a crash sees the old file or the new one.
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """A file to write; on exit it takes the place of `path`, whole, or after an error not at all.
 
     Raises OSError (a failed fsync included); the temporary file is removed then.
     """
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with tmp.open("wb") as f:
-            f.write(data)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         tmp.replace(path)
@@ -38,6 +39,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     fsync(path.parent)
 
 
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` with `data` so that a reader or a crash sees the old file or the new one."""
+    with replacing(path) as f:
+        f.write(data)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` for JSON; NaN and infinities are refused, since no JSON reader takes them."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -45,11 +52,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish_dir(staged: Path, final: Path) -> None:
-    """Rename a fully written directory into place; raises OSError if a non-empty `final` exists."""
+    """Rename a fully written directory into place; raises OSError if a non-empty `final` exists.
+
+    What could not be synced is not there: a failed sync of the parent takes the rename back.
+    """
     for path in [*staged.rglob("*"), staged]:
         fsync(path)
     staged.rename(final)
-    fsync(final.parent)
+    try:
+        fsync(final.parent)
+    except OSError:
+        final.rename(staged)
+        raise
+
+
+def hide_dir(path: Path, hidden: Path) -> None:
+    """Rename a directory out of sight for good; the power may fail after this."""
+    path.rename(hidden)
+    fsync(hidden.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory: whole before the kill that interrupts it, else out of sight."""
+    hidden = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    hide_dir(path, hidden)
+    if hidden.is_dir() and not hidden.is_symlink():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink()
 
 
 @contextmanager

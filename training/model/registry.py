@@ -2,20 +2,34 @@
 
 NAME/VERSION/{manifest.json, generator.safetensors, card.md, samples.png, metrics.json, …}
 NAME/aliases.json                      {"champion": 2, "previous": 1, …}, replaced atomically
+NAME/.3.deleted, NAME/.4.quarantined   numbers that were used, and are never used again
 """
 
-import json
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from training.model.files import locked, publish_dir, sha256_bytes, staging_dir, write_json
+from training.model.files import (
+    hide_dir,
+    locked,
+    publish_dir,
+    sha256_bytes,
+    sha256_file,
+    staging_dir,
+    write_json,
+)
+from training.model.manifest import SEAL, DamagedError, read_manifest, read_object, sealed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 FILE_NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
+FORMAT = 2  # 1 had no seal
+ALIASES = ("champion", "previous")
+_ALIAS_FIELDS = {*ALIASES, "reason", "changed_at", SEAL}
+_USED = re.compile(r"([1-9]\d*)|\.([1-9]\d*)\.(deleted|quarantined)")
 FILES = ("generator.safetensors", "card.md", "samples.png", "metrics.json")
 
 
@@ -27,8 +41,8 @@ class UnknownVersionError(LookupError):
     """The model exists, that version of it does not."""
 
 
-class DamagedError(ValueError):
-    """A JSON file of the registry is gone or is no JSON object."""
+class AliasedError(ValueError):
+    """An alias names the version, so that it must stay."""
 
 
 def check_name(name: str) -> str:
@@ -89,11 +103,11 @@ class Registry:
 
     def manifest(self, model: str, version: int) -> dict[str, Any]:
         """manifest.json of a version; raises DamagedError if it cannot be read."""
-        return _read_json(self.path(model, version) / "manifest.json")
+        return read_manifest(self.path(model, version))
 
     def metrics(self, model: str, version: int) -> dict[str, Any]:
         """metrics.json of a version; raises DamagedError if it cannot be read."""
-        return _read_json(self.path(model, version) / "metrics.json")
+        return read_object(self.path(model, version) / "metrics.json")
 
     def aliases(self, model: str) -> dict[str, int]:
         """{"champion": v, "previous": v}: what is set, of what is registered."""
@@ -131,7 +145,7 @@ class Registry:
         with self._locked(check_name(model)):
             version = self.find_run(model, run_id)
             if version is None:
-                version = max(self._versions(model), default=0) + 1
+                version = self._next(model)
                 self._publish(model, version, files, {**manifest, "run_id": run_id})
             if "champion" not in self._aliases(model):
                 self._point(model, version, "the first version of the model")
@@ -154,6 +168,75 @@ class Registry:
             self._point(model, previous, "rolled back")
         return previous
 
+    def delete(self, model: str, version: int) -> None:
+        """Remove a version for good: it is whole, or it is gone. Its number is not used again.
+
+        Raises AliasedError if an alias names it, UnknownModelError or UnknownVersionError.
+        """
+        self.path(model, version)
+        with self._locked(model):
+            path = self.path(model, version)
+            named = [alias for alias, v in self.aliases(model).items() if v == version]
+            if named:
+                raise AliasedError(
+                    f"Version {version} of {model!r} is its {named[0]} and stays; promote another "
+                    "version first."
+                )
+            hidden = path.with_name(f".{version}.deleted")
+            hide_dir(path, hidden)
+            empty(hidden)
+
+    def damage(self, model: str, version: int) -> str | None:
+        """What is wrong with the files of a version, by their SHA-256; None if nothing is."""
+        folder = self.path(model, version)
+        try:
+            manifest = read_manifest(folder)
+            if (manifest.get("model"), manifest.get("version")) != (model, version):
+                return f"its manifest is that of {manifest.get('model')}@{manifest.get('version')}"
+            digests: dict[str, str] = manifest["files"]
+            changed = [n for n, digest in digests.items() if sha256_file(folder / n) != digest]
+        except (DamagedError, OSError, KeyError, AttributeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return f"{', '.join(changed)} changed since it was registered" if changed else None
+
+    def derived_aliases(self, model: str) -> dict[str, int]:
+        """What the aliases would be, judged by the versions alone, where aliases.json is lost.
+
+        The newest undamaged version that was found worth promoting, else the oldest undamaged one;
+        `previous` the next of this order.
+        """
+        good = [v for v in self.versions(model) if self.damage(model, v) is None]
+        order = [v for v in reversed(good) if self._found_better(model, v)] + good[:1]
+        return dict(zip(ALIASES, dict.fromkeys(order), strict=False))
+
+    def restore_aliases(self, model: str) -> dict[str, int]:
+        """Write `derived_aliases` in place of what is damaged or gone, and return them."""
+        with self._locked(model):
+            aliases = self.derived_aliases(model)
+            if not aliases:
+                raise DamagedError(f"no version of {model!r} is undamaged; import one")
+            self._write_aliases(model, aliases, "derived from the versions by doctor --repair")
+        return aliases
+
+    def quarantine(self, model: str, version: int) -> Path:
+        """Hide a damaged version, an aliased one too, and return where it lies."""
+        path = self.path(model, version)
+        hidden = path.with_name(f".{version}.quarantined")
+        with self._locked(model):
+            hide_dir(path, hidden)
+        return hidden
+
+    def _found_better(self, model: str, version: int) -> bool:
+        promotion: Any = self.manifest(model, version).get("promotion")
+        return isinstance(promotion, dict) and promotion["decision"]["promote"] is True
+
+    def _next(self, model: str) -> int:
+        """Above every number that was ever used: a URL of a version means one thing for good."""
+        folder = self.root / model
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        used = [_USED.fullmatch(name) for name in names]
+        return max((int(match[1] or match[2]) for match in used if match), default=0) + 1
+
     def _unknown(self, model: str, version: int | str) -> UnknownVersionError:
         known = ", ".join(str(v) for v in self.versions(model))
         return UnknownVersionError(
@@ -170,24 +253,26 @@ class Registry:
         path = self.root / model / "aliases.json"
         if not path.is_file():
             return {}
-        stored = _read_json(path)
-        return {name: stored[name] for name in ("champion", "previous") if stored.get(name)}
+        stored = read_object(path)
+        named = {name: stored[name] for name in ALIASES if stored.get(name) is not None}
+        if not stored.keys() <= _ALIAS_FIELDS or not all(type(v) is int for v in named.values()):
+            raise DamagedError(f"{path} is no file of aliases; restore it or run doctor --repair")
+        return named
 
     def _point(self, model: str, version: int, reason: str) -> None:
-        value = {
-            "champion": version,
-            "previous": self._aliases(model).get("champion"),
-            "reason": reason,
-            "changed_at": now_iso(),
-        }
-        write_json(self.root / model / "aliases.json", value)
+        before = self._aliases(model).get("champion")
+        self._write_aliases(model, {"champion": version, "previous": before}, reason)
+
+    def _write_aliases(self, model: str, aliases: Mapping[str, int | None], reason: str) -> None:
+        value = {**aliases, "reason": reason, "changed_at": now_iso()}
+        write_json(self.root / model / "aliases.json", sealed(value))
 
     def _publish(
         self, model: str, version: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]
     ) -> None:
         full = {
             **manifest,
-            "format": 1,
+            "format": FORMAT,
             "model": model,
             "version": version,
             "created_at": now_iso(),
@@ -197,18 +282,17 @@ class Registry:
         with staging_dir(self.root / model, "version") as staged:
             for name, data in files.items():
                 (staged / name).write_bytes(data)
-            write_json(staged / "manifest.json", full)
+            write_json(staged / "manifest.json", sealed(full))
             publish_dir(staged, self.root / model / str(version))
 
     def _locked(self, model: str):  # noqa: ANN202 (a context manager)
         return locked(self.root / model / ".lock")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}; restore the file") from error
-    if not isinstance(value, dict):
-        raise DamagedError(f"{path} holds no JSON object; restore the file")
-    return cast(dict[str, Any], value)
+def empty(folder: Path) -> None:
+    """Remove what is in a folder; what a kill leaves of it is removed next time."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,7 +1,5 @@
 import re
 
-import pytest
-
 
 def test_a_process_that_answers_is_live(toy) -> None:
     answer = toy.get("/health/live")
@@ -10,7 +8,7 @@ def test_a_process_that_answers_is_live(toy) -> None:
 
 def test_a_service_that_can_make_images_is_ready(toy) -> None:
     answer = toy.get("/health/ready")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "refused": []})
 
 
 def test_a_service_without_a_model_is_live_and_not_ready(start) -> None:
@@ -33,12 +31,11 @@ def test_a_service_whose_batcher_ended_is_not_ready(registry, make_version, star
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
 
 
-@pytest.mark.parametrize("damage", ["aliases.json", "1/manifest.json"])
 def test_a_service_whose_only_model_is_damaged_starts_and_says_so(
-    registry, make_version, start, damage: str
+    registry, make_version, start
 ) -> None:
     make_version(registry)
-    (registry.root / "toy" / damage).write_bytes(b"{")
+    (registry.root / "toy" / "1" / "manifest.json").write_bytes(b"{")
     with start() as service:
         assert service.get("/health/ready").status_code == 503
         answer = service.get("/v1/models/toy/images/7.png")
@@ -54,14 +51,37 @@ def test_the_status_tells_what_serves_and_what_waits(toy) -> None:
     assert set(status["jobs"].values()) == {0}
 
 
-def test_the_status_names_a_champion_that_was_refused(registry, make_version, start) -> None:
+def test_a_champion_that_was_refused_is_named_wherever_one_looks(
+    registry, make_version, start, capsys
+) -> None:
     for weights in range(2):
         make_version(registry, weights=weights)
     registry.promote("toy", 2, "")
     (registry.path("toy", 2) / "generator.safetensors").write_bytes(b"")
     with start() as service:
         status = service.get("/v1/status").json()
-    assert (status["models"], status["refused"]) == ({"toy": 1}, {"toy": 2})
+        model = service.get("/v1/models/toy").json()
+        ready = service.get("/health/ready").json()
+        assert service.get("/v1/models/toy/images/7.png").headers["X-Model-Version"] == "1"
+    assert (status["models"], status["refused"]["toy"]["version"]) == ({"toy": 1}, 2)
+    assert ready == {"status": "ready", "refused": ["toy@2"]}
+    assert (model["serving"], model["refused"]["version"]) == (1, 2)
+    assert "SHA-256" in model["refused"]["reason"]
+    assert "version refused" in capsys.readouterr().out
+
+
+def test_a_model_without_readable_aliases_serves_and_hides_no_other(
+    registry, make_version, start
+) -> None:
+    for model in ("toy", "other"):
+        make_version(registry, model)
+    (registry.root / "toy" / "aliases.json").write_bytes(b"{")
+    with start() as service:
+        assert service.get("/v1/models/toy/images/7.png").status_code == 200
+        other, toy = service.get("/v1/models").json()["data"]
+    assert (other["serving"], other["refused"]) == (1, None)
+    assert (toy["serving"], toy["aliases"]) == (1, {})
+    assert "aliases.json cannot be read" in toy["refused"]["reason"]
 
 
 def test_metrics_count_images_batches_and_answers(registry, make_version, start) -> None:

@@ -206,6 +206,44 @@ def test_aliases_of_an_unknown_model_do_not_move(toy, model: str) -> None:
     assert promoted.status_code == rolled_back.status_code == 404
 
 
+# Deletion
+
+
+def test_a_deleted_version_is_gone_and_its_number_stays_unused(service, make_version) -> None:
+    pinned = f"{TOY}@3/images/7.png"
+    assert service.get(pinned).status_code == 200
+    assert service.request("DELETE", f"{TOY}/versions/3").status_code == 204
+    assert service.get(pinned).status_code == 404
+    assert service.get(TOY).json()["versions"] == [1, 2]
+    assert service.request("DELETE", f"{TOY}/versions/3").status_code == 404
+    assert make_version(service.context.registry, weights=9) == 4
+
+
+def test_what_serves_or_is_next_in_line_is_not_deleted(service) -> None:
+    service.request("PUT", CHAMPION, json={"version": 3})
+    for version, told in ((3, "toy@3 serves now"), (1, "is its previous and stays")):
+        answer = service.request("DELETE", f"{TOY}/versions/{version}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert told in answer.json()["detail"]
+    assert service.get(TOY).json()["versions"] == [1, 2, 3]
+
+
+def test_what_serves_for_a_broken_champion_is_not_deleted(registry, make_version, start) -> None:
+    for weights in range(3):
+        make_version(registry, weights=weights)
+    for version in (2, 3):
+        registry.promote("toy", version, "")
+        flip(registry.path("toy", version) / "generator.safetensors")
+    with start() as service:
+        assert served(service) == "1"
+        assert service.request("DELETE", f"{TOY}/versions/1").status_code == 409
+
+
+@pytest.mark.parametrize("place", ["cat/versions/1", "toy/versions/9", "%2e%2e/versions/1"])
+def test_what_does_not_exist_cannot_be_deleted(toy, place: str) -> None:
+    assert toy.request("DELETE", f"/v1/models/{place}").status_code == 404
+
+
 # While clients sample
 
 

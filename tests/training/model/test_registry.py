@@ -5,12 +5,21 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.model.files import sha256_bytes
-from training.model.registry import FILES, Registry, UnknownModelError, UnknownVersionError
+from training.model.registry import (
+    FILES,
+    AliasedError,
+    DamagedError,
+    Registry,
+    UnknownModelError,
+    UnknownVersionError,
+)
 
 CONTENT = {name: name.encode() for name in FILES}
 MANIFEST = {"class_names": ["a"], "num_parameters": 1}
@@ -247,6 +256,117 @@ def test_a_reader_always_finds_one_champion(three: Registry) -> None:
     reader.join()
     assert {aliases.get("champion") for aliases in seen} <= {1, 2, 3}
     assert all(aliases["champion"] != aliases.get("previous") for aliases in seen)
+
+
+# Deletion
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_never_used_again(three: Registry) -> None:
+    three.delete("toy", 3)
+    three.delete("toy", 2)
+    assert three.versions("toy") == [1]
+    assert register(three, "r9") == 4
+    assert register(three, "r3") == 5  # its version was deleted: it registers anew
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous"])
+def test_a_version_that_an_alias_names_is_not_deleted(three: Registry, alias: str) -> None:
+    three.promote("toy", 2, "better")
+    with pytest.raises(AliasedError, match=f"is its {alias} and stays"):
+        three.delete("toy", three.aliases("toy")[alias])
+    assert three.versions("toy") == [1, 2, 3]
+
+
+def test_what_is_not_registered_cannot_be_deleted(three: Registry) -> None:
+    three.delete("toy", 3)
+    for version in (3, 9):
+        with pytest.raises(UnknownVersionError):
+            three.delete("toy", version)
+    with pytest.raises(UnknownModelError):
+        three.delete("../toy", 1)
+
+
+def test_a_kill_while_deleting_leaves_the_whole_version_or_none(
+    three: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("training.model.files.Path.rename", die)
+    with pytest.raises(SystemExit):
+        three.delete("toy", 3)
+    assert three.damage("toy", 3) is None
+    monkeypatch.undo()
+    monkeypatch.setattr("training.model.registry.empty", die)
+    with pytest.raises(SystemExit):
+        three.delete("toy", 3)
+    assert three.versions("toy") == [1, 2]
+
+
+# Damage
+
+
+def test_every_flipped_bit_of_a_manifest_or_the_aliases_is_refused_or_says_nothing(
+    three: Registry,
+) -> None:
+    three.promote("toy", 2, "better")
+    readers: dict[str, Callable[[], dict[str, Any]]] = {
+        "2/manifest.json": lambda: three.manifest("toy", 2),
+        "aliases.json": lambda: three.aliases("toy"),
+    }
+    for name, read in readers.items():
+        path = three.root / "toy" / name
+        good, said = path.read_bytes(), read()
+        for bit in range(8 * len(good)):
+            flipped = bytearray(good)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            with suppress(DamagedError):
+                # Only a space between two tokens says nothing.
+                assert read() == said, bytes(flipped)
+        path.write_bytes(good)
+
+
+def test_damage_is_named(three: Registry) -> None:
+    (three.path("toy", 2) / "card.md").write_bytes(b"other")
+    assert three.damage("toy", 1) is None
+    assert three.damage("toy", 2) == "card.md changed since it was registered"
+    (three.path("toy", 2) / "metrics.json").unlink()
+    assert "metrics.json" in (three.damage("toy", 2) or "")
+    (three.path("toy", 3) / "manifest.json").write_bytes(b"{}")
+    assert three.damage("toy", 3) is not None
+
+
+def test_lost_aliases_are_derived_from_what_the_versions_were_found_to_be(
+    registry: Registry,
+) -> None:
+    for run, better in (("r1", True), ("r2", True), ("r3", True), ("r4", False)):
+        promotion = {"decision": {"promote": better}}
+        registry.register("toy", CONTENT, {**MANIFEST, "promotion": promotion}, run)
+    assert registry.derived_aliases("toy") == {"champion": 3, "previous": 2}
+    (registry.path("toy", 3) / "card.md").unlink()
+    (registry.root / "toy" / "aliases.json").unlink()
+    assert registry.restore_aliases("toy") == {"champion": 2, "previous": 1}
+    assert registry.aliases("toy") == {"champion": 2, "previous": 1}
+
+
+def test_a_quarantined_version_is_out_of_sight_and_keeps_its_number(three: Registry) -> None:
+    hidden = three.quarantine("toy", 3)
+    assert (hidden / "manifest.json").is_file()
+    assert three.versions("toy") == [1, 2]
+    assert register(three, "r9") == 4
+
+
+def test_files_from_before_the_seal_are_read(three: Registry) -> None:
+    old: dict[Path, dict[str, int]] = {
+        three.root / "toy" / "aliases.json": {},
+        three.path("toy", 1) / "manifest.json": {"format": 1},
+    }
+    for path, changes in old.items():
+        stored = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({name: stored[name] for name in stored if name != "seal"}))
+    assert three.aliases("toy") == {"champion": 1}
+    assert three.manifest("toy", 1)["version"] == 1
 
 
 # Several at once

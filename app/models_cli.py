@@ -1,0 +1,81 @@
+"""Owns `noisewell models`: what is registered, and what is done to it, without a service."""
+
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.terminal import AsJson, DataDir, told_errors
+from training.model.registry import Registry
+
+models_cli = typer.Typer(help="What there is, and which version serves.", no_args_is_help=True)
+
+
+@models_cli.command("list")
+def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
+    """Every registered version, with its Fréchet distance and whether it serves."""
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        rows = [
+            {"model": model, "version": version, "champion": registry.champion(model) == version}
+            | {"created_at": registry.manifest(model, version)["created_at"]}
+            | {"fd_cnn": registry.metrics(model, version).get("fd_cnn")}
+            for model in registry.list_models()
+            for version in registry.versions(model)
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("model", "version", "", "fd_cnn", "created")
+    for row in rows:
+        cells = (row["model"], row["version"], "champion" if row["champion"] else "")
+        table.add_row(*(str(c) for c in (*cells, row["fd_cnn"], row["created_at"])))
+    Console().print(table)
+
+
+@models_cli.command("show")
+def models_show(ref: str, data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None:
+    """The card of a version, or all that is known about it as JSON."""
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        model, version = registry.resolve(ref)
+        if as_json:
+            about = registry.manifest(model, version), registry.metrics(model, version)
+            typer.echo(json.dumps({**about[0], "metrics": about[1]}, indent=2))
+        else:
+            typer.echo((registry.path(model, version) / "card.md").read_text("utf-8"))
+
+
+@models_cli.command("promote")
+def models_promote(ref: str, data_dir: DataDir = Path("data")) -> None:
+    """Serve NAME@VERSION by default; running services follow within seconds."""
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        model, version = registry.resolve(ref)
+        wrong = registry.damage(model, version)
+        if wrong is not None:
+            raise ValueError(f"{model}@{version} cannot be promoted: {wrong}")
+        registry.promote(model, version, "promoted from the command line")
+    typer.echo(f"{model}@{version} is the champion")
+
+
+@models_cli.command("rollback")
+def models_rollback(model: str, data_dir: DataDir = Path("data")) -> None:
+    """Serve the version that was champion before."""
+    with told_errors():
+        version = Registry(data_dir / "models").rollback(model)
+    typer.echo(f"{model}@{version} is the champion again")
+
+
+@models_cli.command("delete")
+def models_delete(ref: str, data_dir: DataDir = Path("data")) -> None:
+    """Remove NAME@VERSION for good, unless an alias names it; its number is not used again."""
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        if "@" not in ref:
+            raise ValueError(f"{ref!r} names no version; expected NAME@VERSION")
+        model, version = registry.resolve(ref)
+        registry.delete(model, version)
+    typer.echo(f"{model}@{version} is deleted")
