@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: serve test lint format loop audit clean
+.PHONY: serve test lint format loop chaos chaos-full audit clean
 
 serve: .venv/serve.done
 	$(BIN)/noisewell serve $(ARGS)
@@ -23,6 +23,13 @@ format: .venv/dev.done
 # The whole loop under load, for real: make loop ARGS="MNIST.zip"
 loop: .venv/dev.done
 	$(BIN)/python benchmarks/loop.py $(ARGS)
+
+# Breaks things on purpose and writes docs/chaos.md; the second does all of it, and can be stopped.
+chaos: .venv/dev.done
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+chaos-full: .venv/dev.done
+	$(BIN)/python -m benchmarks.chaos --full $(ARGS)
 
 audit: .venv/dev.done
 	$(BIN)/pip-audit --skip-editable

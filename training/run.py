@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.base import Base
 from training.collapse.watch import CollapseWatch
 from training.crew import Crew
 from training.data.dataset import Dataset
@@ -43,7 +42,7 @@ _UNBOUNDED = 2**62
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what it does, on what, where, with whom, and from what if not from noise."""
+    """One run: what it does, on what, where, and with whom."""
 
     plan: Plan
     dataset: Dataset
@@ -51,7 +50,6 @@ class Run:
     crew: Crew
     report: Reporter
     keep_snapshots: bool = False
-    base: Base | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,11 +93,9 @@ def train(
     """
     plan, report, run_dir = run.plan, run.report, run.run_dir
     state = TrainingState(plan.config, plan.network, plan.seed, run.device)
-    if resumed := state.load(run_dir):
+    if state.load(run_dir):
         report.resume(state.cur_nimg, state.elapsed_sec)
-    elif run.base is not None:
-        state.start_from(run.base.weights)
-    if run.crew.leads and not resumed:
+    elif run.crew.leads:
         state.save(run_dir)  # so that there is a good state to go back to
     run.crew.wait()
     lookout = _lookout(run, state)
