@@ -8,6 +8,7 @@ NoisewellError
 ├── UnsupportedTypeError   415  a body of another type than the route reads
 ├── UnauthorizedError      401  no key, or a wrong one
 ├── ClientGoneError        499  nobody is left to answer
+├── StorageFullError       507  the disk has no room for what was to be stored
 └── UnavailableError       503  no capacity now; says when to come back
     └── QueueFullError     503  more images are waiting than `max_queue_size`
 """
@@ -79,6 +80,22 @@ class ClientGoneError(NoisewellError):
 
     status = 499
     code = "client_gone"
+
+
+class StorageFullError(NoisewellError):
+    """The disk is full. Sizes are in bytes; `needed_bytes` is None where nobody knows it."""
+
+    status = 507
+    code = "storage_full"
+
+    def __init__(self, needed_bytes: int | None, free_bytes: int) -> None:
+        needed = "" if needed_bytes is None else f"{needed_bytes:,} bytes are needed and "
+        super().__init__(
+            f"the disk is full: {needed}{free_bytes:,} are free; nothing was stored. Make room "
+            "(noisewell gc) and send the request again"
+        )
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class UnavailableError(NoisewellError):

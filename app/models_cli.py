@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.terminal import AsJson, DataDir, told_errors
+from app.terminal import AsJson, DataDir, settings_from, told_errors
 from training.model.registry import Registry
 
 models_cli = typer.Typer(help="What there is, and which version serves.", no_args_is_help=True)
@@ -74,8 +75,44 @@ def models_delete(ref: str, data_dir: DataDir = Path("data")) -> None:
     """Remove NAME@VERSION for good, unless an alias names it; its number is not used again."""
     registry = Registry(data_dir / "models")
     with told_errors():
-        if "@" not in ref:
-            raise ValueError(f"{ref!r} names no version; expected NAME@VERSION")
-        model, version = registry.resolve(ref)
+        model, version = _named(registry, ref)
         registry.delete(model, version)
     typer.echo(f"{model}@{version} is deleted")
+
+
+@models_cli.command("export")
+def models_export(ref: str, file: Path, data_dir: DataDir = Path("data")) -> None:
+    """Write NAME@VERSION to one file, a zip, for `models import` elsewhere."""
+    from app.transfer import export_version
+
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        model, version = registry.resolve(ref)
+        export_version(registry, model, version, file)
+    typer.echo(f"{model}@{version} is in {file}")
+
+
+@models_cli.command("import")
+def models_import(
+    file: Path,
+    name: Annotated[str | None, typer.Option(help="Default: what it was called.")] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Serve it by default.")] = False,
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Register an exported version as the next one, if every byte of it is as it was exported."""
+    from app.transfer import import_version
+
+    registry = Registry(data_dir / "models")
+    with told_errors():
+        model, version = import_version(registry, file, name, settings_from().max_upload_bytes)
+        if promote:
+            registry.promote(model, version, f"imported from {file.name}")
+    champion = " and the champion" if registry.champion(model) == version else ""
+    typer.echo(f"{file} is {model}@{version}{champion}")
+
+
+def _named(registry: Registry, ref: str) -> tuple[str, int]:
+    """Of what is done for good, no champion is guessed. Raises like Registry.resolve."""
+    if "@" not in ref:
+        raise ValueError(f"{ref!r} names no version; expected NAME@VERSION")
+    return registry.resolve(ref)

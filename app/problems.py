@@ -7,18 +7,31 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.errors import BadRequestError, NoisewellError, TooLargeError, UnavailableError
+from app.errors import (
+    BadRequestError,
+    NoisewellError,
+    StorageFullError,
+    TooLargeError,
+    UnavailableError,
+)
+from app.storage import free_bytes, is_failed, is_full
 from training.model.registry import DamagedError
 
 log = structlog.get_logger(__name__)
 
+FAILED = (
+    "the disk failed while this was stored, so it does not count as done; look at the kernel's log "
+    "and the file system, and send the request again"
+)
 MEDIA_TYPE = "application/problem+json"
 _SHOWN = 80
 _TOLD = 10  # of the errors in one body: it may hold a hundred thousand
@@ -44,6 +57,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(DamagedError, _damaged)
+    app.add_exception_handler(OSError, _storage)
+    app.add_exception_handler(OperationalError, _storage)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -55,7 +70,9 @@ def of(error: NoisewellError) -> Response:
         headers["Retry-After-Ms"] = str(math.ceil(1000 * error.retry_after_sec))
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="noisewell"'
-    more = {"field": error.field} if error.field else {}
+    more: dict[str, Any] = {"field": error.field} if error.field else {}
+    if isinstance(error, StorageFullError):
+        more |= {"needed_bytes": error.needed_bytes, "free_bytes": error.free_bytes}
     return problem(error.status, error.title, error.code, error.detail, headers, **more)
 
 
@@ -120,6 +137,23 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _damaged(request: Request, error: Exception) -> Response:
     return of(UnavailableError(str(error)))
+
+
+async def _storage(request: Request, error: Exception) -> Response:
+    """The disk, below a file or the database. Whatever was begun has been taken back by then."""
+    if is_full(error):
+        free = await to_thread.run_sync(free_bytes, request.app.state.context.settings.data_dir)
+        return of(StorageFullError(_declared_bytes(request), free))
+    if is_failed(error):
+        log.error("the disk failed", path=request.url.path, exc_info=error)
+        return of(UnavailableError(FAILED, retry_after_sec=60))
+    return await _unexpected(request, error)
+
+
+def _declared_bytes(request: Request) -> int | None:
+    """Of the body that was to be stored, where its sender said so."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if request.method == "POST" and declared.isdecimal() else None
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -71,13 +71,18 @@ def make_card(manifest: Row, metrics: Row, files: Collection[str] = ()) -> dict[
         "classes": _classes(metrics),
         "limits": list(_limits(manifest, metrics)),
         "lineage": {
-            "parent": None,  # every run starts from noise
+            "parent": _parent(lineage),
             "job": lineage.get("job"),
             "code_version": lineage.get("code_version"),
             "promotion": manifest.get("promotion"),
         },
         "pictures": sorted(name for name in files if name.endswith(".png")),
     }
+
+
+def _parent(lineage: Row) -> str | None:
+    base = lineage.get("base")
+    return None if base is None else f"{base['version']} ({base['digest'][:12]})"
 
 
 def _measured(metrics: Row, name: str) -> Measured | None:

@@ -33,7 +33,10 @@ class Length:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. `asked` is what the command said, compared when it is run again."""
+    """What a run will do. `asked` is what the command said, compared when it is run again.
+
+    base: the version it starts from and its digest; None if it starts from noise.
+    """
 
     config: TrainConfig
     network: NetworkConfig
@@ -42,18 +45,25 @@ class Plan:
     total_nimg: int
     hard_stop_sec: float | None
     asked: dict[str, Any]
+    base: dict[str, str] | None = None
 
 
 def asked_for(
-    config: TrainConfig, preset: str, length: Length, seed: int, dataset_hash: str
+    config: TrainConfig,
+    preset: str,
+    length: Length,
+    seed: int,
+    dataset_hash: str,
+    base: str | None = None,
 ) -> dict[str, Any]:
-    """What makes two commands the same run."""
+    """What makes two commands the same run; base: the version it starts from, such as mnist@2."""
     return {
         "preset": preset,
         "config": config.to_json(),
         "length": asdict(length),
         "seed": seed,
         "dataset_hash": dataset_hash,
+        "base": base,
     }
 
 
@@ -79,6 +89,7 @@ def stored_plan(run_dir: Path, config: TrainConfig, asked: dict[str, Any]) -> Pl
         total_nimg=stored["total_nimg"],
         hard_stop_sec=stored["hard_stop_sec"],
         asked=asked,
+        base=stored.get("base"),
     )
 
 
@@ -111,6 +122,7 @@ def store_plan(plan: Plan, run_dir: Path, about: dict[str, Any]) -> None:
         "format": 1,
         **about,
         "asked": plan.asked,
+        "base": plan.base,
         "network": plan.network.to_json(),
         "use_bf16": plan.use_bf16,
         "total_nimg": plan.total_nimg,

@@ -77,6 +77,7 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
         "class_counts": dataset.manifest.get("counts", {}),
         "licence": dataset.manifest.get("licence"),
         "job": job_id,
+        "base": plan.base,
         "preset": preset,
         "changed_settings": {name: config[name] for name in config if config[name] != usual[name]},
         "seed": plan.seed,

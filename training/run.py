@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from training.base import Base
 from training.collapse.watch import CollapseWatch
 from training.crew import Crew
 from training.data.dataset import Dataset
@@ -42,7 +43,7 @@ _UNBOUNDED = 2**62
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what it does, on what, where, and with whom."""
+    """One run: what it does, on what, where, with whom, and from what if not from noise."""
 
     plan: Plan
     dataset: Dataset
@@ -50,6 +51,7 @@ class Run:
     crew: Crew
     report: Reporter
     keep_snapshots: bool = False
+    base: Base | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,9 +95,11 @@ def train(
     """
     plan, report, run_dir = run.plan, run.report, run.run_dir
     state = TrainingState(plan.config, plan.network, plan.seed, run.device)
-    if state.load(run_dir):
+    if resumed := state.load(run_dir):
         report.resume(state.cur_nimg, state.elapsed_sec)
-    elif run.crew.leads:
+    elif run.base is not None:
+        state.start_from(run.base.weights)
+    if run.crew.leads and not resumed:
         state.save(run_dir)  # so that there is a good state to go back to
     run.crew.wait()
     lookout = _lookout(run, state)

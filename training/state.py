@@ -66,6 +66,11 @@ class TrainingState:
         """The average that is looked at while the run goes on: the first."""
         return self.emas[0]
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Give G and its averages a trained G's weights; D learns anew what is real."""
+        for net in (self.G, *self.emas):
+            net.load_state_dict(weights)
+
     def save(self, run_dir: Path) -> None:
         """Write state-<nimg>.safetensors, point state.json at it, drop older ones not pinned.
 

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from training.averages import choose_average
+from training.base import Base, base_ref, check_base, load_base
 from training.board import open_board
 from training.checks import check_fit
 from training.config import ConfigError, override, parse_overrides
@@ -27,6 +28,7 @@ from training.model.rules import Rules, parse_rules
 from training.model.sampling import Sampler, pick_device
 from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_with_stdin, fail
+from training.pins import read_pointer
 from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
 from training.presets import PRESETS, preset_for
 from training.progress import Reporter
@@ -64,6 +66,9 @@ def main(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, any setting of the preset.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Fine-tune a registered version: NAME@V in --data-dir.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Register the result under this name.")] = None,
     data_dir: Annotated[Path, typer.Option(help="Where the registry is.")] = Path("data"),
     promote: Annotated[str, typer.Option(help="if_better, never or always.")] = "if_better",
@@ -95,14 +100,18 @@ def main(
         policy, gate = _parse_policy(promote), parse_rules(rules or [])
         if model is not None:
             check_name(model)
+        registry = Registry(data_dir / "models")
+        start = None if base is None else base_ref(registry, base)
         run_dir.mkdir(parents=True, exist_ok=True)
         board = open_board(run_dir) if tensorboard and crew.leads else None
         lock = locked(run_dir / "lock", wait=False) if crew.leads else nullcontext()
         with lock, Reporter(run_dir, crew.leads, board) as report:
             dataset = _open_dataset(data, run_dir, report, crew)
-            plan = _plan(run_dir, dataset, preset, overrides, length, seed, crew, report)
-            run = Run(plan, dataset, run_dir, crew, report, keep_snapshots)
-            registry = Registry(data_dir / "models")
+            origin = _origin(registry, start, run_dir)
+            plan = _plan(
+                run_dir, dataset, preset, overrides, length, seed, start, origin, crew, report
+            )
+            run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin)
             destination = Destination(model, registry, policy, gate, job) if model else None
             cache = (data_dir if model else run_dir) / "evaluators"
             _run(run, interrupt, until_fd, cache, destination, save_sec)
@@ -193,12 +202,14 @@ def _plan(
     overrides: dict[str, object],
     length: Length,
     seed: int,
+    start: str | None,
+    origin: Base | None,
     crew: Crew,
     report: Reporter,
 ) -> Plan:
     name = preset_for(preset, dataset.resolution, dataset.channels)
     config = override(PRESETS[name], overrides)
-    asked = asked_for(config, name, length, seed, dataset.hash)
+    asked = asked_for(config, name, length, seed, dataset.hash, start)
     plan = stored_plan(run_dir, config, asked)
     if not crew.agree([plan is None])[0]:
         plan = plan or stored_plan(run_dir, config, asked)
@@ -206,8 +217,11 @@ def _plan(
         return plan
     warnings = check_fit(config, dataset, crew.size)
     network = config.network(dataset.resolution, dataset.channels, dataset.num_classes)
+    if origin is not None:
+        check_base(origin, network, dataset)
     use_bf16 = wants_bf16(config.precision, crew.device)
-    plan = Plan(config, network, use_bf16, seed, 0, None, asked)
+    about_base = None if origin is None else origin.about()
+    plan = Plan(config, network, use_bf16, seed, 0, None, asked, about_base)
     if length.minutes is not None:
         report.phase("measuring speed")
     minutes = length.minutes or 1.0
@@ -229,6 +243,11 @@ def _plan(
     stored = stored_plan(run_dir, config, asked)
     assert stored is not None
     return stored
+
+
+def _origin(registry: Registry, ref: str | None, run_dir: Path) -> Base | None:
+    """What the run starts from; None for a run that starts from noise or has a state of its own."""
+    return None if ref is None or read_pointer(run_dir) else load_base(registry, ref)
 
 
 def _open_dataset(data: Path, run_dir: Path, report: Reporter, crew: Crew) -> Dataset:

@@ -9,9 +9,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from app.context import Context, Ctx
-from app.errors import BadRequestError, ConflictError
+from app.errors import BadRequestError, ConflictError, StorageFullError
 from app.imports import ImportRequest, new_dataset_id
 from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets
+from app.storage import free_bytes
 from app.store.datasets import StoredDataset
 from app.uploads import receive_upload, remove
 
@@ -47,6 +48,7 @@ FORM = {
 async def create_dataset(request: Request, ctx: Ctx, response: Response) -> Dataset:
     """Stream a zip to the disk and queue its import; it is safely stored once this answers 202."""
     ctx.importer.check_room()
+    await to_thread.run_sync(_check_disk, ctx, request.headers.get("content-length", ""))
     dataset_id = new_dataset_id()
     path = ctx.importer.upload_path(dataset_id)
     fields = await receive_upload(
@@ -87,6 +89,13 @@ def delete_dataset(dataset_id: str, ctx: Ctx) -> None:
 
 
 # What an upload may ask for
+
+
+def _check_disk(ctx: Context, declared: str) -> None:
+    """Before the body is read, if its sender said how long it is."""
+    free = free_bytes(ctx.settings.data_dir)
+    if declared.isdecimal() and int(declared) > free:
+        raise StorageFullError(int(declared), free)
 
 
 def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -> StoredDataset:

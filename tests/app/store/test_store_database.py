@@ -1,6 +1,7 @@
 import errno
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import StaticPool, create_engine
+from sqlalchemy.exc import OperationalError
 
 from app.errors import UnavailableError
 from app.store.database import MIGRATIONS, SchemaError
@@ -153,3 +155,16 @@ def test_listeners_are_bounded(store: Store) -> None:
     store.changes.subscribe(lambda: None, limit=1)
     with pytest.raises(UnavailableError, match="max_event_streams"):
         store.changes.subscribe(lambda: None, limit=1)
+
+
+def test_a_full_disk_fails_a_write_and_nothing_else(store: Store) -> None:
+    before = store.list_datasets()
+    with closing(store._engine.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA max_page_count=1")  # no page more than there are
+    with pytest.raises(OperationalError, match="database or disk is full"):
+        store.create_dataset("ds_2", "x" * 1_000_000, None)
+    assert store.list_datasets() == before
+    assert store.finish_dataset("ds_1", "ready") is False
+    with closing(store._engine.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA max_page_count=1000000")
+    store.create_dataset("ds_2", "letters", None)
