@@ -1,21 +1,23 @@
 """Owns one attempt at one job: the trainer it starts, the lease it keeps, how it ends."""
 
-import json
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.children import scrubbed_environment
+from app.run_folder import RunFolder
 from app.settings import Settings
+from app.slots import Slot
+from app.storage import is_failed, is_full
 from app.store.jobs import Job
 from app.store.store import Store
 from training.model.files import locked
@@ -24,9 +26,8 @@ from training.model.registry import Registry
 TrainerCommand = Callable[[Job, Path], list[str]]
 
 BAD_INPUT = 2
+DISK_FAILED = 74
 STATE_SAVED = 75
-MAX_RESULT_BYTES = 1_000_000
-LOG_TAIL_BYTES = 2_000
 
 log = structlog.get_logger(__name__)
 
@@ -34,13 +35,14 @@ log = structlog.get_logger(__name__)
 class Attempt:
     """Runs a claimed job to one of its ends.
 
-    A heartbeat thread keeps the lease and looks for a cancel, other threads wait for what blocks;
-    all they do is to set a field and then `_news`, which the thread in `run` waits on.
+    A heartbeat thread keeps the lease and looks for a cancel or a pause, other threads wait for
+    what blocks; all they do is to set a field and then `_news`, which the thread in `run` waits on.
     """
 
     def __init__(
         self,
         job: Job,
+        slot: Slot,
         settings: Settings,
         store: Store,
         registry: Registry,
@@ -49,21 +51,24 @@ class Attempt:
         stop_grace_sec: float,
     ) -> None:
         self._job = job
+        self._slot = slot
         self._settings = settings
         self._store = store
         self._registry = registry
         self._command = command
         self._stopping = stopping
         self._stop_grace_sec = stop_grace_sec
-        self._run_dir = settings.runs_dir / job.id
+        self._folder = RunFolder(settings.runs_dir / job.run, job.events_told)
+        # One of several that saves unasked does so because another one died, which is a crash.
+        self._several = len(slot.devices) > 1
         self._log = log.bind(job=job.id, attempt=job.attempt)
         self._news = threading.Event()
         self._look = threading.Event()
         self._ended = False
         self._lost = False
         self._cancelled = False
+        self._pausing = False
         self._renewed_at = time.monotonic()
-        self._progress: bytes | None = None
 
     def wake(self) -> None:
         """Look at the job and at `stopping` now; callable from any thread."""
@@ -72,16 +77,31 @@ class Attempt:
 
     def run(self) -> None:
         """Returns when the job has ended, was given back, or belongs to another worker."""
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        with self._heartbeat():
-            try:
-                if self._wait_for_orphan():
-                    self._train()
-                elif not self._lost:
-                    self._store.release_job(self._job)
-            except Exception as error:  # noqa: BLE001 (job → its row)
-                self._log.exception("attempt broke off")
-                self._crash(f"{type(error).__name__}: {error}")
+        try:
+            with self._heartbeat():
+                self._go()
+        except OperationalError as error:
+            # Nothing can be told now. The lease ends, and whoever claims the job then goes on.
+            self._log.error("the store does not answer; giving up", error=str(error.orig))
+
+    def _go(self) -> None:
+        try:
+            self._folder.begin()
+            if self._wait_for_orphan():
+                self._train()
+            elif not self._lost:
+                self._store.release_job(self._job)
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 (job → its row)
+            self._break_off(error)
+
+    def _break_off(self, error: Exception) -> None:
+        self._log.exception("attempt broke off")
+        if is_full(error) or is_failed(error):
+            self._pause_for_disk(str(error))
+        else:
+            self._crash(f"{type(error).__name__}: {error}")
 
     # The heartbeat thread
 
@@ -129,21 +149,21 @@ class Attempt:
         if now.cancel_requested and not self._cancelled:
             self._cancelled = True
             self._news.set()
-        self._copy_progress()
+        if now.pause_requested and not self._pausing:
+            self._pausing = True
+            self._news.set()
+        self._copy()
 
     def _lose(self) -> None:
         self._lost = True
         self._news.set()
 
-    def _copy_progress(self) -> None:
-        """The trainer writes a file and knows no store: its loop never waits for the database."""
-        raw = _read_bytes(self._run_dir / "progress.json")
-        if raw is None or raw == self._progress:
-            return
-        self._progress = raw
-        progress = _parse_object(raw)
+    def _copy(self) -> None:
+        """The trainer writes files and knows no store: its loop never waits for the database."""
+        progress = self._folder.new_progress()
         if progress is not None:
             self._store.record_progress(self._job, progress)
+        self._folder.tell_events(partial(self._store.append_events, self._job))
 
     # The trainer
 
@@ -155,7 +175,7 @@ class Attempt:
         free = threading.Event()
 
         def wait() -> None:
-            with locked(self._run_dir / "lock"):
+            with locked(self._folder.path / "lock"):
                 pass
             free.set()
             self._news.set()
@@ -167,25 +187,26 @@ class Attempt:
         return not self._must_end()
 
     def _must_end(self) -> bool:
-        return self._lost or self._cancelled or self._stopping.is_set()
+        return self._lost or self._cancelled or self._pausing or self._stopping.is_set()
 
     def _train(self) -> None:
-        log_path = self._run_dir / "log.txt"
-        with log_path.open("ab") as output:
-            log_start = output.tell()
+        with self._folder.log.open("ab") as output:
             code = self._run_trainer(output.fileno())
+        if self._several:
+            code = self._folder.exit_code(code)
         self._log.info("trainer ended", code=code)
-        self._conclude(code, _tail(log_path, log_start))
+        self._conclude(code)
 
     def _run_trainer(self, output: int) -> int:
         process = subprocess.Popen(
-            self._command(self._job, self._run_dir),
+            self._command(self._job, self._folder.path),
             stdin=subprocess.PIPE,  # held open: its end tells the trainer that we died
             stdout=output,
             stderr=output,
-            env=scrubbed_environment(),
+            env=self._slot.environment(),
             start_new_session=True,
         )
+        _lower_priority(process, self._settings.training_niceness)
         self._log.info("trainer started", pid=process.pid)
         waiter = threading.Thread(target=self._reap, args=(process,), name="reap the trainer")
         waiter.start()
@@ -222,25 +243,28 @@ class Attempt:
 
     # The end
 
-    def _conclude(self, code: int, log_tail: str) -> None:
+    def _conclude(self, code: int) -> None:
         if self._lost:
             self._log.warning("lease lost; nothing is written")
             return
-        self._copy_progress()
+        self._copy()
         if code == 0:
             self._succeed()
         elif code == BAD_INPUT:
-            self._store.finish_job(self._job, "failed", error=_error_line(log_tail))
+            self._store.finish_job(self._job, "failed", error=self._folder.error_line())
         elif self._cancelled:
             self._store.finish_job(self._job, "cancelled")
-        elif self._stopping.is_set() or code == STATE_SAVED:
+        elif code == DISK_FAILED:
+            self._pause_for_disk(self._folder.error_line())
+        elif self._pausing and not self._stopping.is_set():
+            self._store.pause_job(self._job)
+        elif self._must_end() or (code == STATE_SAVED and not self._several):
             self._store.release_job(self._job)
         else:
-            self._crash(f"The trainer {_describe(code)}. {log_tail}".strip())
+            self._crash(f"The trainer {_describe(code)}. {self._folder.log_tail()}".strip())
 
     def _succeed(self) -> None:
-        raw = _read_bytes(self._run_dir / "result.json")
-        result = _parse_object(raw) if raw is not None else None
+        result = self._folder.result()
         if result is None:
             self._crash("The trainer ended without a readable result.json.")
         elif self._cancelled:
@@ -257,23 +281,29 @@ class Attempt:
         Moving it again after a crash in between changes nothing.
         """
         decision: dict[str, Any] = result["decision"]
-        champion = self._registry.champion(self._job.model)
-        if not decision["promote"] or champion == result["version"]:
+        model, version, compared = self._job.model, result["version"], result["champion"]
+        if not decision["promote"]:
             return decision
-        compared = result["champion"]
-        if champion != compared and self._job.promote != "always":
+        if not self._store.renew_lease(self._job, self._settings.lease_sec):
+            self._log.warning("lease lost before the promotion; nothing is written")
+            return None
+        if self._job.promote == "always":
+            self._registry.promote(model, version, decision["reason"])
+        elif not self._registry.promote_over(model, compared, version, decision["reason"]):
+            champion = self._registry.champion(model)
             return {
                 **decision,
                 "promote": False,
                 "reason": f"The champion became version {champion} while this job ran, which was"
                 f" compared with version {compared}; promote it by hand if it is better.",
             }
-        if not self._store.renew_lease(self._job, self._settings.lease_sec):
-            self._log.warning("lease lost before the promotion; nothing is written")
-            return None
-        self._registry.promote(self._job.model, result["version"], decision["reason"])
-        self._log.info("promoted", model=self._job.model, version=result["version"])
+        self._log.info("promoted", model=model, version=version)
         return decision
+
+    def _pause_for_disk(self, reason: str) -> None:
+        """Until a person has made room: trying again would only crash three times."""
+        self._log.warning("the disk failed; the job is paused", reason=reason)
+        self._store.pause_job(self._job, f"{reason}; make room on the disk and resume the job")
 
     def _crash(self, reason: str) -> None:
         self._log.warning("attempt crashed", reason=reason)
@@ -287,47 +317,14 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         return
 
 
+def _lower_priority(process: subprocess.Popen[bytes], niceness: int) -> None:
+    """Of what has just been started, before it starts threads: they take after it."""
+    with suppress(ProcessLookupError):  # it has ended, which is told elsewhere
+        inherited = os.getpriority(os.PRIO_PROCESS, process.pid)
+        os.setpriority(os.PRIO_PROCESS, process.pid, max(niceness, inherited))
+
+
 def _describe(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
-
-
-def _read_bytes(path: Path) -> bytes | None:
-    """The content of a small file that may not be there yet."""
-    try:
-        with path.open("rb") as f:
-            return f.read(MAX_RESULT_BYTES)
-    except FileNotFoundError:
-        return None
-
-
-def _parse_object(raw: bytes) -> dict[str, Any] | None:
-    """A JSON object without NaN or infinities, None if `raw` is something else."""
-    try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _tail(path: Path, start: int) -> str:
-    """The last 2,000 bytes behind `start`, from the beginning of a line where there is one."""
-    with path.open("rb") as f:
-        size = f.seek(0, os.SEEK_END)
-        f.seek(max(start, size - LOG_TAIL_BYTES))
-        text = f.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
-    cut = size - start > LOG_TAIL_BYTES and "\n" in text
-    return (text.split("\n", 1)[1] if cut else text).strip()
-
-
-def _error_line(log_tail: str) -> str:
-    """What follows `Error:` in the trainer's last such line."""
-    for line in reversed(log_tail.splitlines()):
-        if line.startswith("Error:"):
-            return line.removeprefix("Error:").strip()
-    return f"The trainer refused its input: {log_tail}"

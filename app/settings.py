@@ -1,9 +1,10 @@
 """Owns every setting of the service, and is the only reader of the environment."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from training.model.rules import parse_rules
@@ -50,6 +51,14 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(default=100, ge=1)
     max_job_minutes: float = Field(default=24 * 60, gt=0)
     lease_sec: float = Field(default=8, gt=0)
+
+    # Where jobs run: on each of the devices (cpu, cuda, mps, cuda:0,cuda:1, …; none: `device`), or
+    # on each gpus_per_job of them together, so many jobs at once. 19 is the lowest priority.
+    training_devices: Annotated[tuple[str, ...], NoDecode] = ()
+    jobs_per_device: int = Field(default=1, ge=1, le=64)
+    gpus_per_job: int = Field(default=1, ge=1, le=64)
+    training_niceness: int = Field(default=10, ge=0, le=19)
+
     max_event_streams: int = Field(default=100, ge=1)
 
     # What a candidate must show to become champion: name=value, with commas or spaces between.
@@ -64,7 +73,7 @@ class Settings(BaseSettings):
         """An empty variable is a forgotten key, and must not count as one."""
         return value if value is not None and value.get_secret_value().strip() else None
 
-    @field_validator("promotion_rules", mode="before")
+    @field_validator("promotion_rules", "training_devices", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.replace(",", " ").split() if isinstance(value, str) else value
@@ -74,6 +83,32 @@ class Settings(BaseSettings):
     def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         parse_rules(value)
         return value
+
+    @field_validator("training_devices", mode="after")
+    @classmethod
+    def _are_devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for device in value:
+            if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
+                raise ValueError(f"{device!r} is no device; expected cpu, mps, cuda or cuda:0")
+        return value
+
+    @model_validator(mode="after")
+    def _devices_fit(self) -> "Settings":
+        for group in self.device_groups:
+            kinds = {device.partition(":")[0] for device in group}
+            if len(group) < self.gpus_per_job or len(kinds) > 1:
+                raise ValueError(
+                    f"gpus_per_job is {self.gpus_per_job}, which {', '.join(group)} of"
+                    " training_devices do not make; expected a multiple of as many, of one kind,"
+                    " such as cuda:0,cuda:1"
+                )
+        return self
+
+    @property
+    def device_groups(self) -> list[tuple[str, ...]]:
+        """The devices of each job that runs at once."""
+        devices, size = self.training_devices or (self.device,), self.gpus_per_job
+        return [devices[i : i + size] for i in range(0, len(devices), size)]
 
     @property
     def models_dir(self) -> Path:

@@ -4,15 +4,22 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import structlog
 
 from app.settings import Settings
 
 STOP_GRACE_SEC = 30.0
+GOOD_LIFE_SEC = 5.0
 MAX_RESTART_WAIT_SEC = 30.0
 
 log = structlog.get_logger(__name__)
+
+
+def restart_wait_sec(quick_deaths: int) -> float:
+    """Before a worker is started again, after so many in a row that died within GOOD_LIFE_SEC."""
+    return 0.0 if quick_deaths < 2 else min(2.0 ** min(quick_deaths - 3, 9), MAX_RESTART_WAIT_SEC)
 
 
 class WorkerSupervisor:
@@ -56,13 +63,15 @@ class WorkerSupervisor:
             self._thread.join()
 
     def _supervise(self) -> None:
-        failures = 0
+        quick_deaths = 0
         while (process := self._spawn()) is not None:
+            began = time.monotonic()
             code = process.wait()
             if self._stopping.is_set():
                 break
-            failures += 1
-            wait_sec = min(2.0**failures / 2, MAX_RESTART_WAIT_SEC)
+            lived_sec = time.monotonic() - began
+            quick_deaths = 0 if lived_sec >= GOOD_LIFE_SEC else quick_deaths + 1
+            wait_sec = restart_wait_sec(quick_deaths)
             log.error("the worker died and is started again", code=code, wait_sec=wait_sec)
             self._stopping.wait(wait_sec)
 

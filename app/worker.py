@@ -1,4 +1,4 @@
-"""Owns the worker process: one job after another, until it is told to stop."""
+"""Owns the worker process: jobs, as many at once as it has slots, until it is told to stop."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,12 +21,12 @@ from sqlalchemy.exc import OperationalError
 from app.attempt import Attempt, TrainerCommand
 from app.logs import configure_logs
 from app.settings import Settings
+from app.slots import Slot, slots
 from app.store.database import SchemaError
 from app.store.jobs import Job
 from app.store.store import Store
 from training.model.files import locked
 from training.model.registry import Registry
-from training.model.threads import half_the_cores
 
 STOP_GRACE_SEC = 20.0
 
@@ -36,7 +37,11 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """Claims jobs and runs them, one at a time; the only one at work in its data folder."""
+    """Claims jobs and runs as many at once as there are slots.
+
+    One worker is at work in a data folder. Another one stands by: it claims only while a lease has
+    run out, which says that the first one is stuck.
+    """
 
     def __init__(
         self,
@@ -50,87 +55,96 @@ class Worker:
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._command = trainer_command or default_trainer_command(settings)
+        self._trainer_command = trainer_command
         self._stop_grace_sec = stop_grace_sec
         self._stopping = threading.Event()
         self._news = threading.Event()
-        self._attempt: Attempt | None = None
+        self._free = deque(slots(settings))
+        self._attempts: set[Attempt] = set()
+        self._lock = threading.Lock()  # of _attempts
+        self._alone: bool | None = None  # None before it is known
         # No worker before or after has this name, so that no lease is mistaken for ours.
         self.name = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 
     def wake(self) -> None:
         """There may be a new job, or a cancel; callable from any thread, not from a signal."""
         self._news.set()
-        attempt = self._attempt
-        if attempt is not None:
+        with self._lock:
+            attempts = list(self._attempts)
+        for attempt in attempts:
             attempt.wake()
 
     def stop(self) -> None:
-        """End the trainer, give its job back and return from `run`; callable like `wake`."""
+        """End the trainers, give their jobs back and return from `run`; callable like `wake`."""
         self._stopping.set()
         self.wake()
 
     def run(self) -> None:
         """Returns after `stop`."""
-        with ExitStack() as stack:
-            if self._wait_until_alone(stack):
-                log.info("worker started", worker=self.name)
-                self._work()
-
-    def _wait_until_alone(self, stack: ExitStack) -> bool:
-        """Hold the folder's worker lock until `stack` ends; False if told to stop before.
-
-        The lock ends with its process however that dies, so one that follows a crash goes on at
-        once, and one that follows a stop waits until the old one has given its job back.
-        """
-        path = self._settings.data_dir / "worker.lock"
-        said = False
-        while not self._stopping.is_set():
-            try:
-                stack.enter_context(locked(path, wait=False))
-                return True
-            except BlockingIOError:
-                if not said:
-                    log.info("another worker is at work; waiting for it to end", lock=str(path))
-                said = True
-            self._stopping.wait(self._settings.poll_sec)
-        return False
-
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            self._news.clear()
-            job = self._claim()
-            if job is not None:
-                self._run_job(job)
-            elif not self._stopping.is_set():
+        with ExitStack() as stack, ThreadPoolExecutor(len(self._free), "attempt") as pool:
+            while not self._stopping.is_set():
+                self._news.clear()
+                while self._free and (job := self._claim(stack)) is not None:
+                    pool.submit(self._run_job, job, self._free.popleft())
                 self._news.wait(self._settings.poll_sec)
 
-    def _claim(self) -> Job | None:
+    def _claim(self, stack: ExitStack) -> Job | None:
+        if self._stopping.is_set():
+            return None
         try:
-            return self._store.claim_job(self.name, self._settings.lease_sec)
+            if self._is_alone(stack) or self._store.has_silent_worker():
+                return self._store.claim_job(self.name, self._settings.lease_sec)
         except OperationalError as error:
             log.warning("the store does not answer", error=str(error.orig))
-            return None
+        return None
 
-    def _run_job(self, job: Job) -> None:
-        log.info("job claimed", job=job.id, attempt=job.attempt)
-        self._attempt = Attempt(
+    def _is_alone(self, stack: ExitStack) -> bool:
+        """Hold the folder's worker lock, from the first call that can until `stack` ends.
+
+        The lock ends with its process however that dies, so one that follows a crash goes on at
+        once, and one that follows a stop waits until the old one has given its jobs back.
+        """
+        if self._alone:
+            return True
+        path = self._settings.data_dir / "worker.lock"
+        try:
+            stack.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            if self._alone is None:
+                log.info("another worker is at work; standing by", lock=str(path))
+            self._alone = False
+        else:
+            log.info("worker started", worker=self.name)
+            self._alone = True
+        return self._alone
+
+    def _run_job(self, job: Job, slot: Slot) -> None:
+        log.info("job claimed", job=job.id, attempt=job.attempt, devices=slot.devices)
+        attempt = Attempt(
             job,
+            slot,
             self._settings,
             self._store,
             self._registry,
-            self._command,
+            self._trainer_command or default_trainer_command(self._settings, slot),
             self._stopping,
             self._stop_grace_sec,
         )
+        with self._lock:
+            self._attempts.add(attempt)
         try:
-            self._attempt.run()
+            attempt.run()
+        except Exception:  # of one job; the others go on
+            log.exception("attempt ended without a word to the store", job=job.id)
         finally:
-            self._attempt = None
+            with self._lock:
+                self._attempts.remove(attempt)
+            self._free.append(slot)
+            self._news.set()
 
 
-def default_trainer_command(settings: Settings) -> TrainerCommand:
-    """`python -m training.train` with the options that say what a job asks for."""
+def default_trainer_command(settings: Settings, slot: Slot) -> TrainerCommand:
+    """`python -m training.train`, under torchrun on several devices, asked for what a job asks."""
 
     def command(job: Job, run_dir: Path) -> list[str]:
         amount = ("--minutes", job.minutes) if job.minutes is not None else ("--kimg", job.kimg)
@@ -144,8 +158,9 @@ def default_trainer_command(settings: Settings) -> TrainerCommand:
             "--data-dir": settings.data_dir,
             "--promote": job.promote,
             "--job": job.id,
-            "--device": settings.device,
-            "--threads": settings.training_threads or half_the_cores(),
+            "--device": slot.kind,
+            "--threads": slot.threads,
+            **({"--base": job.base} if job.base else {}),
         }
         args = [str(part) for option in options.items() for part in option]
         for name, goal in (job.until or {}).items():
@@ -155,9 +170,19 @@ def default_trainer_command(settings: Settings) -> TrainerCommand:
             args += ["--set", f"{name}={text}"]
         for rule in settings.promotion_rules:
             args += ["--rule", rule]
-        return [sys.executable, "-m", "training.train", *args, "--exit-with-stdin"]
+        return [sys.executable, *_launcher(len(slot.devices)), *args, "--exit-with-stdin"]
 
     return command
+
+
+def _launcher(processes: int) -> list[str]:
+    trainer = ["-m", "training.train"]
+    if processes == 1:
+        return trainer
+    return [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *trainer,
+    ]
 
 
 def run_worker(

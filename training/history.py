@@ -20,8 +20,8 @@ class History:
 
     run, progress, metrics: the JSON files of these names. class_counts: images of each class.
     stats and evaluations: a row a tick of stats.jsonl, a measurement of metrics.jsonl, each with a
-    higher cur_nimg than the one before. events: the rows of events.jsonl, in the order they
-    happened. grids: (cur_nimg, path), oldest first.
+    higher cur_nimg than the one before. events: the rows of events.jsonl with a text, in the order
+    they happened. grids: (cur_nimg, path), oldest first.
     """
 
     run: Row
@@ -54,7 +54,7 @@ def read_history(run_dir: Path) -> History:
         class_counts=run.get("class_counts") or imported.get("counts", {}),
         stats=_latest(_rows(run_dir / "stats.jsonl")),
         evaluations=_latest(_rows(run_dir / "metrics.jsonl")),
-        events=_rows(run_dir / "events.jsonl"),
+        events=[row for row in _rows(run_dir / "events.jsonl") if "text" in row],
         grids=list_grids(run_dir),
     )
 

@@ -1,6 +1,7 @@
 """Owns what a run says while it works: a bar or plain lines, progress.json and stats.jsonl."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +28,11 @@ _PLAIN_LINE_SEC = 10.0
 class Reporter:
     """Tells people on stderr, and programs by files in the run folder.
 
-    progress.json: {"phase", "cur_nimg", "total_nimg", "images_per_sec", "eta_sec"}, replaced whole.
-    stats.jsonl: one line a tick; metrics.jsonl: one a measurement; events.jsonl: what a person
-    should know of, {"event", "text", "cur_nimg", "elapsed_sec"}. All are appended to, also by a
-    resumed run. A reporter that is not `speaking` does none of it: of several processes, one does.
+    progress.json: {"phase", "cur_nimg", "total_nimg", "images_per_sec", "eta_sec", "metrics"},
+    replaced whole. stats.jsonl: one line a tick; metrics.jsonl: one a measurement; events.jsonl:
+    what happened, {"event", "cur_nimg", "elapsed_sec", …}, with a "text" where a person should know
+    of it. All are appended to, also by a resumed run, and no line of events.jsonl is ever taken
+    back. A reporter that is not `speaking` does none of it: of several processes, one does.
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class Reporter:
         self._phase = ""
         self._last_line = 0.0
         self._training: dict[str, float] = {}
+        self._metrics: dict[str, Any] | None = None
 
     def __enter__(self) -> "Reporter":
+        if self._speaking:
+            _drop_torn_line(self._run_dir / "events.jsonl")
         if self._speaking and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),
@@ -132,6 +137,14 @@ class Reporter:
         self.say(told(metrics))
         moment = {"cur_nimg": cur_nimg, "elapsed_sec": round(elapsed_sec, 2)}
         self._append("metrics.jsonl", {**moment, **metrics})
+        self._append("events.jsonl", {**moment, "event": "metrics", **metrics})
+        self._metrics = metrics
+        self._write_progress()
+
+    def sampled(self, name: str, cur_nimg: int, elapsed_sec: float) -> None:
+        """There is a new grid of samples, the file `name` in the run folder."""
+        moment = {"cur_nimg": cur_nimg, "elapsed_sec": round(elapsed_sec, 2)}
+        self._append("events.jsonl", {**moment, "event": "samples", "file": name})
 
     def resume(self, cur_nimg: int, elapsed_sec: float) -> None:
         """A run goes on from a saved state."""
@@ -156,7 +169,15 @@ class Reporter:
 
     def _write_progress(self) -> None:
         if self._speaking:
-            write_json(self._run_dir / "progress.json", {"phase": self._phase, **self._training})
+            measured = {} if self._metrics is None else {"metrics": self._metrics}
+            value = {"phase": self._phase, **self._training, **measured}
+            write_json(self._run_dir / "progress.json", value)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Take back the line that a kill tore, lest the next one is written behind it."""
+    if path.is_file():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

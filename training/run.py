@@ -169,6 +169,7 @@ def _hooks(
         grid = sample_grid(sampler)
         write_samples(run_dir / "samples" / f"{state.cur_nimg:012d}.png", grid)
         write_samples(run_dir / "samples.png", grid)
+        report.sampled(f"samples/{state.cur_nimg:012d}.png", state.cur_nimg, state.elapsed_sec)
         if run.keep_snapshots:
             _write_weights(
                 run_dir / "snapshots" / f"{state.cur_nimg:012d}.safetensors", state.G_ema

@@ -1,13 +1,15 @@
 """Owns the `train` command: config → run folder → loop → evaluate → register → maybe promote."""
 
+import errno
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from torch.distributed import is_torchelastic_launched
 
 from training.averages import choose_average
 from training.base import Base, base_ref, check_base, load_base
@@ -27,7 +29,7 @@ from training.model.registry import Registry, check_name, now_iso
 from training.model.rules import Rules, parse_rules
 from training.model.sampling import Sampler, pick_device
 from training.model.threads import half_the_cores
-from training.parent import Interrupt, exit_with_stdin, fail
+from training.parent import Interrupt, exit_code_in, exit_with_stdin, fail
 from training.pins import read_pointer
 from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
 from training.presets import PRESETS, preset_for
@@ -37,7 +39,8 @@ from training.publish import Version, make_version, publish, write_snapshot
 from training.report import write_report
 from training.run import Run, measure_speed, train
 
-DISK_ERROR, LOCKED, STOPPED = 1, 73, 75
+OTHER_ERROR, LOCKED, DISK_FAILED, STOPPED = 1, 73, 74, 75
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -87,42 +90,50 @@ def main(
 
     Under torchrun, its processes share every batch and take the steps that one would.
     """
-    interrupt = Interrupt(exit_code=STOPPED)
-    if follow_stdin:
-        exit_with_stdin()
-    torch.set_num_threads(threads or half_the_cores())
-    keep_freed_memory()
-    try:
-        crew = join_crew(pick_device(device))
-        overrides = parse_overrides(settings or [])
-        length = Length(minutes, kimg)
-        until_fd = _parse_until(until)
-        policy, gate = _parse_policy(promote), parse_rules(rules or [])
-        if model is not None:
-            check_name(model)
-        registry = Registry(data_dir / "models")
-        start = None if base is None else base_ref(registry, base)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        board = open_board(run_dir) if tensorboard and crew.leads else None
-        lock = locked(run_dir / "lock", wait=False) if crew.leads else nullcontext()
-        with lock, Reporter(run_dir, crew.leads, board) as report:
-            dataset = _open_dataset(data, run_dir, report, crew)
-            origin = _origin(registry, start, run_dir)
-            plan = _plan(
-                run_dir, dataset, preset, overrides, length, seed, start, origin, crew, report
-            )
-            run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin)
-            destination = Destination(model, registry, policy, gate, job) if model else None
-            cache = (data_dir if model else run_dir) / "evaluators"
-            _run(run, interrupt, until_fd, cache, destination, save_sec)
-        crew.leave()
-    except BlockingIOError:
-        fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
-    except (ConfigError, DataError, DivergedError, CheckpointError, ValueError) as error:
-        _leave_nothing(run_dir)
-        fail(str(error))
-    except OSError as error:
-        fail(str(error), DISK_ERROR)
+    with _told_exit(run_dir):
+        interrupt = Interrupt(exit_code=STOPPED)
+        if follow_stdin:
+            exit_with_stdin()
+        torch.set_num_threads(threads or half_the_cores())
+        keep_freed_memory()
+        try:
+            crew = join_crew(pick_device(device))
+            overrides = parse_overrides(settings or [])
+            length = Length(minutes, kimg)
+            until_fd = _parse_until(until)
+            policy, gate = _parse_policy(promote), parse_rules(rules or [])
+            if model is not None:
+                check_name(model)
+            registry = Registry(data_dir / "models")
+            start = None if base is None else base_ref(registry, base)
+            run_dir.mkdir(parents=True, exist_ok=True)
+            board = open_board(run_dir) if tensorboard and crew.leads else None
+            lock = locked(run_dir / "lock", wait=False) if crew.leads else nullcontext()
+            with lock, Reporter(run_dir, crew.leads, board) as report:
+                dataset = _open_dataset(data, run_dir, report, crew)
+                origin = _origin(registry, start, run_dir)
+                plan = _plan(
+                    run_dir, dataset, preset, overrides, length, seed, start, origin, crew, report
+                )
+                run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin)
+                destination = Destination(model, registry, policy, gate, job) if model else None
+                cache = (data_dir if model else run_dir) / "evaluators"
+                _run(run, interrupt, until_fd, cache, destination, save_sec)
+            crew.leave()
+        except BlockingIOError:
+            fail(f"another process is training in {run_dir}; wait for it or stop it", LOCKED)
+        except (ConfigError, DataError, DivergedError, CheckpointError, ValueError) as error:
+            _leave_nothing(run_dir)
+            fail(str(error))
+        except OSError as error:
+            fail(str(error), DISK_FAILED if error.errno in DISK_ERRORS else OTHER_ERROR)
+
+
+def _told_exit(run_dir: Path) -> AbstractContextManager[None]:
+    """Of several processes, whoever ends first leaves how in `run_dir`/exit_code."""
+    if not is_torchelastic_launched():
+        return nullcontext()
+    return exit_code_in(run_dir / "exit_code")
 
 
 def _run(
@@ -176,7 +187,7 @@ def _register(
 ) -> dict[str, Any]:
     """Publish the version and write result.json; a job's worker moves the alias, not we."""
     registry, model, job = destination.registry, destination.model, destination.job
-    run_id = job or _run_id(run.run_dir)
+    run_id = run.run_dir.name if job else _run_id(run.run_dir)  # a job's retry goes on in it
     result = publish(
         version,
         run_id,

@@ -1,7 +1,7 @@
 """Owns the life of a job: each method is one transaction, its event written in the same one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
@@ -229,6 +229,12 @@ class JobStore(Database):
     def is_cancel_requested(self, job_id: str) -> bool:
         return self.get_job(job_id).cancel_requested
 
+    def has_silent_worker(self) -> bool:
+        """Whether a lease ran out: whoever held it is gone or stuck."""
+        silent = and_(jobs.c.status == "running", jobs.c.lease_until < self._clock())
+        with self._read() as conn:
+            return conn.execute(select(jobs.c.id).where(silent).limit(1)).first() is not None
+
     # What a worker does; a write of one that lost its lease changes nothing and answers False
 
     def claim_job(self, worker: str, lease_sec: float) -> Job | None:
@@ -292,9 +298,14 @@ class JobStore(Database):
         """Give the job back unharmed, as a worker does that is asked to stop."""
         return self._give_back(job, "The worker stopped.")
 
-    def pause_job(self, job: Job) -> bool:
-        """Give back a job whose trainer saved its state to pause; resumed since, it waits again."""
-        return self._give_back(job, "The trainer saved its state.")
+    def pause_job(self, job: Job, reason: str | None = None) -> bool:
+        """Give back a job whose trainer saved its state to pause; resumed since, it waits again.
+
+        reason: why it pauses though nobody asked, until somebody resumes it.
+        """
+        return self._give_back(
+            job, reason or "The trainer saved its state.", pause=reason is not None
+        )
 
     def crash_job(self, job: Job, reason: str) -> bool:
         """Give the job back after its trainer died; the third time it ends as failed."""
@@ -355,11 +366,14 @@ class JobStore(Database):
         _append(conn, job_id, kind, self._clock(), {})
         return job
 
-    def _give_back(self, job: Job, reason: str, *, crashed: bool = False) -> bool:
+    def _give_back(
+        self, job: Job, reason: str, *, crashed: bool = False, pause: bool = False
+    ) -> bool:
         with self._write() as conn:
             held = _get_held(conn, job)
             if held is None:
                 return False
+            held = replace(held, pause_requested=held.pause_requested or pause)
             self._requeue(conn, held, reason, crashes=held.crashes + crashed)
             return True
 

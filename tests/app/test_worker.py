@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from app.slots import slots
 from app.store.jobs import Job, NewJob
 from app.store.store import Store
 from app.worker import Worker, default_trainer_command
@@ -125,7 +126,7 @@ class House:
         return now
 
     def run_dir(self, job: Job) -> Path:
-        return self.settings.runs_dir / job.id
+        return self.settings.runs_dir / job.run
 
     def pids(self, job: Job) -> list[int]:
         return [int(pid) for pid in (self.run_dir(job) / "starts.txt").read_text().split()]
@@ -161,7 +162,7 @@ def test_the_trainer_is_told_all_a_job_asks_for(house: House) -> None:
     job = house.queue(
         minutes=None, kimg=2.5, until={"fd": 3.5}, overrides={"lr": 1e-4, "bf16": True, "gan": "rp"}
     )
-    command = default_trainer_command(house.settings)(job, Path("runs/x"))
+    command = default_trainer_command(house.settings, *slots(house.settings))(job, Path("runs/x"))
     data_dir = str(house.settings.data_dir)
     assert command == (
         f"{sys.executable} -m training.train --data {data_dir}/datasets/ds_1 --run-dir runs/x"
@@ -174,7 +175,9 @@ def test_the_trainer_is_told_all_a_job_asks_for(house: House) -> None:
 
 def test_the_trainer_is_told_the_rules_of_promotion(tmp_path: Path) -> None:
     house = House(tmp_path, promotion_rules="fd_errors=2, class_kept=.5")
-    command = default_trainer_command(house.settings)(house.queue(), Path("runs/x"))
+    command = default_trainer_command(house.settings, *slots(house.settings))(
+        house.queue(), Path("runs/x")
+    )
     assert command[-5:] == ["--rule", "fd_errors=2", "--rule", "class_kept=.5", "--exit-with-stdin"]
     house.store.close()
 
@@ -230,6 +233,93 @@ def test_a_broken_progress_file_is_passed_over(house: House) -> None:
     with house.working():
         done = house.wait(job, ended)
     assert (done.status, done.progress) == ("succeeded", None)
+
+
+EVENTS = """
+def tell(*events):
+    with open(run_dir / "events.jsonl", "a") as f:
+        f.write("".join(json.dumps({"event": e, "cur_nimg": i}) + chr(10) for i, e in events))
+
+tell((0, "warning"), (1, "samples"))
+if first:
+    open(run_dir / "events.jsonl", "a").write('{"event": "to')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_trainer_tells_is_told_once_each_whoever_dies(house: House) -> None:
+    mend = (
+        'if not first:\n    whole = (run_dir / "events.jsonl").read_bytes().rfind(b"\\n") + 1\n'
+        '    os.truncate(run_dir / "events.jsonl", whole)\n'
+    )
+    house.trainer(mend + EVENTS + succeed({"promote": False, "reason": "worse"}, champion=1))
+    job = house.queue()
+    with house.working():
+        done = house.wait(job, ended)
+    told = [
+        (e.type, e.data) for e in house.store.events(job.id) if e.type in ("warning", "samples")
+    ]
+    assert told == [("warning", {"cur_nimg": 0}), ("samples", {"cur_nimg": 1})] * 2
+    assert done.events_told == 4
+
+
+def test_as_many_jobs_run_at_once_as_may(tmp_path: Path) -> None:
+    house = House(tmp_path, poll_sec=0.05, jobs_per_device=2)
+    house.trainer(TRAIN_FOREVER)
+    jobs = [house.queue() for _ in range(3)]
+    with house.working() as worker:
+        for job in jobs[:2]:
+            house.wait(job, training)
+        assert house.store.get_job(jobs[2].id).status == "queued"
+        house.store.request_cancel(jobs[0].id)
+        worker.wake()
+        house.wait(jobs[2], training)
+        assert house.store.get_job(jobs[1].id).attempt == 1
+    assert [house.store.get_job(job.id).status for job in jobs[1:]] == ["queued", "queued"]
+    house.store.close()
+
+
+def test_a_job_that_cannot_start_harms_no_other(tmp_path: Path) -> None:
+    house = House(tmp_path, poll_sec=0.05, jobs_per_device=2)
+    house.trainer(TRAIN_FOREVER)
+    other, broken = house.queue(), house.queue()
+    command = house.command
+    house.command = lambda job, run_dir: (  # type: ignore[method-assign]
+        ["/nowhere/python"] if job.id == broken.id else command(job, run_dir)
+    )
+    with house.working():
+        assert house.wait(broken, ended).status == "failed"
+        assert house.wait(other, training).attempt == 1
+    house.store.close()
+
+
+def test_two_jobs_of_one_model_at_once_leave_one_champion(tmp_path: Path) -> None:
+    house = House(tmp_path, poll_sec=0.05, jobs_per_device=2)
+    house.register(5)
+    house.trainer(
+        "version = json.loads((run_dir / 'version').read_text())\n"
+        'result = {"model": "mnist", "version": version, "champion": 1}\n'
+        'decision = {"promote": True, "reason": "better"}\n'
+        'write("result.json", {**result, "decision": decision})'
+    )
+    jobs = [house.queue() for _ in range(4)]
+    for version, job in enumerate(jobs, 2):
+        house.run_dir(job).mkdir(parents=True)
+        (house.run_dir(job) / "version").write_text(str(version))
+    with house.working():
+        results = [house.wait(job, ended).result for job in jobs]
+    promoted = [r["version"] for r in results if r and r["decision"]["promote"]]
+    assert promoted == [house.registry.champion("mnist")]
+    house.store.close()
+
+
+def test_a_trainer_runs_at_a_lower_priority(house: House) -> None:
+    house.trainer('write("progress.json", {"phase": "training", "nice": os.nice(0)})\nforever()')
+    job = house.queue()
+    with house.working():
+        now = house.wait(job, training)
+    assert now.progress is not None
+    assert now.progress["nice"] == max(house.settings.training_niceness, os.nice(0))
 
 
 # Ends
@@ -341,6 +431,55 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "gone"
+
+
+def test_a_paused_trainer_saves_and_goes_on_when_resumed(house: House) -> None:
+    house.trainer(
+        f"if first:\n    {TRAIN_FOREVER.strip().replace(chr(10), chr(10) + '    ')}\n"
+        + succeed({"promote": False, "reason": "worse"}, champion=1)
+    )
+    job = house.queue()
+    with house.working() as worker:
+        house.wait(job, training)
+        house.store.request_pause(job.id)
+        worker.wake()
+        paused = house.wait(job, lambda now: now.status == "paused")
+        assert not is_alive(house.pids(job)[0])
+        house.store.request_resume(job.id)
+        worker.wake()
+        done = house.wait(job, ended)
+    assert (paused.crashes, paused.worker) == (0, None)
+    assert (done.status, done.attempt, done.crashes) == ("succeeded", 2, 0)
+
+
+def test_a_cancel_wins_over_a_pause(house: House) -> None:
+    house.trainer(TRAIN_FOREVER)
+    job = house.queue()
+    with house.working() as worker:
+        house.wait(job, training)
+        house.store.request_pause(job.id)
+        house.store.request_cancel(job.id)
+        worker.wake()
+        assert house.wait(job, ended).status == "cancelled"
+
+
+def test_a_full_disk_pauses_a_job_and_says_why(house: House) -> None:
+    house.trainer(
+        "if first:\n"
+        '    print("Error: [Errno 28] No space left on device", file=sys.stderr); sys.exit(74)\n'
+        + succeed({"promote": False, "reason": "worse"}, champion=1)
+    )
+    job = house.queue()
+    with house.working() as worker:
+        house.wait(job, lambda now: now.status == "paused")
+        told = house.store.events(job.id)[-1]
+        assert told.type == "paused"
+        assert told.data["reason"] == (
+            "[Errno 28] No space left on device; make room on the disk and resume the job"
+        )
+        house.store.request_resume(job.id)
+        worker.wake()
+        assert house.wait(job, ended).status == "succeeded"
 
 
 def test_a_stopped_worker_gives_its_job_back_unharmed(house: House) -> None:

@@ -62,7 +62,7 @@ def test_two_processes_follow_one_within_1e_4_after_50_steps(tmp_path, capsys):
     assert apart <= 1e-4
     # One of them talks, writes and measures.
     assert (two / "metrics.json").is_file()
-    assert len((two / "events.jsonl").read_text().splitlines()) == 2  # the warnings, once each
+    assert (two / "events.jsonl").read_text().count('"warning"') == 2  # once each
 
 
 def test_processes_that_train_together_break_and_give_up_together(tmp_path):

@@ -158,6 +158,15 @@ class Registry:
             if self.champion(model) != version:
                 self._point(model, version, reason)
 
+    def promote_over(self, model: str, compared: int | None, version: int, reason: str) -> bool:
+        """Promote `version` if `compared` is the champion still; whether `version` is it now."""
+        self.path(model, version)
+        with self._locked(model):
+            champion = self.champion(model)
+            if champion == compared and champion != version:
+                self._point(model, version, reason)
+            return champion in (compared, version)
+
     def rollback(self, model: str) -> int:
         """Make `previous` the champion again and return it; raises UnknownVersionError if unset."""
         self.versions(model)

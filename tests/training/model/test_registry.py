@@ -212,6 +212,15 @@ def test_promotion_remembers_the_one_before(three: Registry) -> None:
     assert stored["reason"] == "better"
 
 
+def test_who_was_compared_with_another_champion_does_not_replace_the_one_there_is(
+    three: Registry,
+) -> None:
+    assert three.promote_over("toy", 1, 2, "better than 1")
+    assert not three.promote_over("toy", 1, 3, "better than 1")
+    assert three.promote_over("toy", 1, 2, "once more, after a crash")
+    assert three.aliases("toy") == {"champion": 2, "previous": 1}
+
+
 def test_promoting_the_champion_changes_nothing(three: Registry) -> None:
     three.promote("toy", 2, "better")
     three.promote("toy", 2, "again")
