@@ -21,6 +21,7 @@ from rich.table import Table
 
 from app.edge import is_loopback
 from app.models_cli import models_cli
+from app.jobs_cli import jobs_cli
 from app.settings import Settings
 from app.terminal import AsJson, DataDir, fail, settings_from, told_errors
 from training.model.files import write_atomic
@@ -41,6 +42,7 @@ cli = typer.Typer(
 cli.add_typer(models_cli, name="models")
 data_cli = typer.Typer(help="Datasets: look at images, import them.", no_args_is_help=True)
 cli.add_typer(data_cli, name="data")
+cli.add_typer(jobs_cli, name="jobs")
 
 
 @cli.command()

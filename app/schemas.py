@@ -35,6 +35,10 @@ Override = (
 OverrideName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
+JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Promote = Literal["if_better", "never", "always"]
+
+
 class Until(Strict):
     """A goal that ends training early."""
 
@@ -51,7 +55,7 @@ class NewTrainingJob(Strict):
     kimg: float | None = Field(None, gt=0, le=1e6, description="Thousands of images shown.")
     until: Until | None = None
     overrides: dict[OverrideName, Override] = Field(default={}, max_length=32)
-    promote: Literal["if_better", "never", "always"] = "if_better"
+    promote: Promote = "if_better"
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -65,7 +69,7 @@ class TrainingJob(Answer):
     """A job as it stands; `progress` and `result` are the trainer's own words."""
 
     id: str
-    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    status: JobStatus
     model: str
     dataset: str
     dataset_name: str
@@ -74,7 +78,7 @@ class TrainingJob(Answer):
     kimg: float | None
     until: dict[str, float] | None
     overrides: dict[str, bool | int | float | str]
-    promote: Literal["if_better", "never", "always"]
+    promote: Promote
     seed: int
     attempt: int
     cancel_requested: bool

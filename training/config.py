@@ -1,13 +1,12 @@
 """Owns every choice of a training run: the frozen TrainConfig, what contradicts what, overrides."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from training.augment.augmentation import AugmentationName
 from training.model.networks.config import Architecture, NetworkConfig, Output
-from training.model.settings import SETTINGS, SettingError, check_setting, parse_settings
+from training.model.settings import SETTINGS, ConfigError, check_setting, parse_settings
 
 LossName = Literal[
     "relativistic", "non_saturating", "minimax", "hinge", "least_squares", "wasserstein"
@@ -16,10 +15,6 @@ OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
 Scheme = Literal["native", "he", "xavier", "orthogonal", "normal"]
 
 SMOOTHED: tuple[LossName, ...] = ("non_saturating", "minimax", "least_squares")
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, out of range, contradicts another or does not fit the dataset."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +97,8 @@ class TrainConfig:
     compile: Literal["off", "default", "reduce-overhead"] = "off"
 
     def __post_init__(self) -> None:
-        try:
-            for name in SETTINGS:
-                check_setting(name, getattr(self, name))
-        except SettingError as error:
-            raise ConfigError(str(error)) from None
+        for name in SETTINGS:
+            check_setting(name, getattr(self, name))
         if contradiction := next(_contradictions(self), None):
             raise ConfigError(contradiction)
 
@@ -199,27 +191,6 @@ def _contradictions(c: TrainConfig) -> Iterator[str]:
         yield f"objective=vae learns to copy images as they are; use augment=none, not {c.augment}"
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """["gamma=.1", …] → {"gamma": .1, …}; raises ConfigError for anything else."""
-    overrides: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r}; expected key=value, such as gamma=0.1")
-        overrides[key.strip()] = _parse_value(value.strip())
-    return overrides
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return float(text) if text.startswith(".") and text[1:].isdigit() else text
-
-
 def override(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
     """`config` with some fields replaced; raises ConfigError naming the field and what it takes."""
-    try:
-        return replace(config, **parse_settings(overrides))
-    except SettingError as error:
-        raise ConfigError(str(error)) from None
+    return replace(config, **parse_settings(overrides))

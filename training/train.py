@@ -15,7 +15,7 @@ from training.averages import choose_average
 from training.base import Base, base_ref, check_base, load_base
 from training.board import open_board
 from training.checks import check_fit
-from training.config import ConfigError, override, parse_overrides
+from training.config import ConfigError, override
 from training.crew import Crew, join_crew
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
@@ -28,6 +28,7 @@ from training.model.files import locked, write_json
 from training.model.registry import Registry, check_name, now_iso
 from training.model.rules import Rules, parse_rules
 from training.model.sampling import Sampler, pick_device
+from training.model.settings import parse_overrides
 from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_code_in, exit_with_stdin, fail
 from training.pins import read_pointer

@@ -20,7 +20,7 @@ from app.store.datasets import StoredDataset
 from app.store.jobs import Job, JobEvent, NewJob, Scalar
 from app.store.store import Store
 from training.model.presets import PRESETS, fitting
-from training.model.settings import SettingError, parse_settings
+from training.model.settings import ConfigError, parse_settings
 
 MAX_LOG_BYTES = 64 * 1024
 EVENTS_PER_LOOK = 100
@@ -184,7 +184,7 @@ def _taken(overrides: dict[str, Scalar]) -> dict[str, Scalar]:
     for name, value in overrides.items():
         try:
             parse_settings({name: value})
-        except SettingError as error:
+        except ConfigError as error:
             raise BadRequestError(f"override {error}", field=f"overrides.{name}") from None
     return overrides
 

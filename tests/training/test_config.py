@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from training.config import ConfigError, TrainConfig, override, parse_overrides
+from training.config import ConfigError, TrainConfig, override
 from training.model.networks.build import build_discriminator, build_generator, num_parameters
 from training.model.presets import PRESETS as PRESET_INFO
+from training.model.settings import parse_overrides
 from training.plan import Length
 from training.presets import PRESETS, preset_for
 from training.schedules import moment_at

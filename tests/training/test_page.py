@@ -2,8 +2,9 @@ import shlex
 from dataclasses import replace
 from html import unescape
 
-from training.config import override, parse_overrides
+from training.config import override
 from training.history import History
+from training.model.settings import parse_overrides
 from training.page import page_of
 from training.presets import PRESETS
 

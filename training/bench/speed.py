@@ -24,12 +24,13 @@ from torch.optim import Adam
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from training.config import ConfigError, TrainConfig, override, parse_overrides
+from training.config import ConfigError, TrainConfig, override
 from training.crew import Crew
 from training.memory import keep_freed_memory
 from training.model.networks.build import build_discriminator, build_generator
 from training.model.presets import PRESETS as PRESET_INFO
 from training.model.sampling import pick_device
+from training.model.settings import parse_overrides
 from training.model.threads import half_the_cores
 from training.parent import fail
 from training.plan import wants_bf16

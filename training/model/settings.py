@@ -1,12 +1,13 @@
 """Owns what each setting of a training takes, so that a service can refuse what it does not."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
-class SettingError(ValueError):
-    """A setting does not exist, or does not take the value."""
+class ConfigError(ValueError):
+    """A setting is unknown, out of range, contradicts another or does not fit the dataset."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,38 @@ class Setting:
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """["gamma=.1", …] → {"gamma": .1, …}; raises ConfigError for anything else."""
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}; expected key=value, such as gamma=0.1")
+        overrides[key.strip()] = _parse_value(value.strip())
+    return overrides
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return float(text) if text.startswith(".") and text[1:].isdigit() else text
+
+
 def check_setting(name: str, value: Any) -> None:
-    """Raises SettingError naming setting, value and what is expected; `name` has to exist."""
+    """Raises ConfigError naming setting, value and what is expected; `name` has to exist."""
     if (expected := SETTINGS[name].refusal(value)) is not None:
-        raise SettingError(f"{name} is {value!r}; expected {expected}")
+        raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
 def parse_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they come from JSON or a command line, checked one by one, as they are used.
 
-    Raises SettingError. What contradicts what is not looked at.
+    Raises ConfigError. What contradicts what is not looked at.
     """
     for name in settings:
         if name not in SETTINGS:
-            raise SettingError(f"setting {name!r} does not exist; settings: {', '.join(SETTINGS)}")
+            raise ConfigError(f"setting {name!r} does not exist; settings: {', '.join(SETTINGS)}")
     parsed = {name: SETTINGS[name].parse(value) for name, value in settings.items()}
     for name, value in parsed.items():
         check_setting(name, value)

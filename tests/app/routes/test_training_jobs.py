@@ -1,103 +1,17 @@
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from app.context import get_context
-from app.errors import NoisewellError
 from app.routes import training_jobs
-from app.settings import Settings
-from app.store.jobs import Job
-from app.store.store import Store
 
-PATIENCE_SEC = 30.0
 JOBS = "/v1/training/jobs"
+PATIENCE_SEC = 30.0
 BODY: dict[str, Any] = {"model": "mnist", "dataset": "digits", "minutes": 1}
-
-
-class House:
-    """The routes of training jobs on a real store; nothing runs the jobs but the test."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.settings = Settings.model_validate(
-            {"data_dir": data_dir, "max_queued_jobs": 3, "max_event_streams": 2, "poll_sec": 3600}
-        )
-        self.store = Store.open(self.settings.database_path)
-        self.woken = 0
-        self.add_dataset("ds_1", "digits", resolution=28, channels=1)
-
-    def add_dataset(self, dataset_id: str, name: str, **summary: int) -> None:
-        self.store.create_dataset(dataset_id, name, None)
-        self.store.finish_dataset(dataset_id, "ready", summary=summary)
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def app(self) -> FastAPI:
-        app = FastAPI()
-        app.include_router(training_jobs.router)
-        context = SimpleNamespace(
-            settings=self.settings, store=self.store, wake_worker=self.wake, registry=None
-        )
-        app.dependency_overrides[get_context] = lambda: context
-        app.add_exception_handler(NoisewellError, answer_error)
-        return app
-
-    def run_dir(self, job_id: str) -> Path:
-        path = self.settings.runs_dir / job_id
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def claim(self) -> Job:
-        job = self.store.claim_job("w1", 3600)
-        assert job is not None
-        return job
-
-
-async def answer_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, NoisewellError)
-    return JSONResponse({"detail": error.detail, "field": error.field}, error.status)
-
-
-@contextmanager
-def serving(house: House) -> Iterator[httpx.Client]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(house.app(), log_level="error", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        with httpx.Client(base_url=url, timeout=PATIENCE_SEC) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE_SEC)
-        listener.close()
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path / "data")
-    yield house
-    house.store.close()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[httpx.Client]:
-    with serving(house) as client:
-        yield client
 
 
 def create(client: httpx.Client, **changes: object) -> dict[str, Any]:
@@ -106,7 +20,7 @@ def create(client: httpx.Client, **changes: object) -> dict[str, Any]:
     return answer.json()
 
 
-def test_a_job_is_accepted_stored_and_the_worker_woken(client: httpx.Client, house: House) -> None:
+def test_a_job_is_accepted_stored_and_the_worker_woken(client: httpx.Client, house: Any) -> None:
     answer = client.post(JOBS, json=BODY)
     assert answer.status_code == 202
     job = answer.json()
@@ -118,7 +32,7 @@ def test_a_job_is_accepted_stored_and_the_worker_woken(client: httpx.Client, hou
     assert house.woken == 1
 
 
-def test_a_job_takes_all_a_training_can_be_told(client: httpx.Client, house: House) -> None:
+def test_a_job_takes_all_a_training_can_be_told(client: httpx.Client, house: Any) -> None:
     asked = {
         "model": "mnist",
         "dataset": "ds_1",
@@ -166,7 +80,7 @@ def test_a_job_takes_all_a_training_can_be_told(client: httpx.Client, house: Hou
     ],
 )
 def test_what_a_job_cannot_be_is_refused_by_name(
-    client: httpx.Client, house: House, changes: dict[str, Any], named: str
+    client: httpx.Client, house: Any, changes: dict[str, Any], named: str
 ) -> None:
     answer = client.post(JOBS, json={**BODY, **changes})
     assert answer.status_code == 422
@@ -181,7 +95,7 @@ def test_numbers_that_are_none_are_refused(number: str) -> None:
         training_jobs.NewTrainingJob.model_validate(json.loads(body))
 
 
-def test_a_dataset_that_is_not_ready_is_refused(client: httpx.Client, house: House) -> None:
+def test_a_dataset_that_is_not_ready_is_refused(client: httpx.Client, house: Any) -> None:
     house.store.create_dataset("ds_2", "letters", None)
     answer = client.post(JOBS, json={**BODY, "dataset": "letters"})
     assert answer.status_code == 422
@@ -189,14 +103,14 @@ def test_a_dataset_that_is_not_ready_is_refused(client: httpx.Client, house: Hou
     assert answer.json()["field"] == "dataset"
 
 
-def test_a_dataset_no_preset_fits_is_refused(client: httpx.Client, house: House) -> None:
+def test_a_dataset_no_preset_fits_is_refused(client: httpx.Client, house: Any) -> None:
     house.add_dataset("ds_2", "posters", resolution=4096, channels=3)
     answer = client.post(JOBS, json={**BODY, "dataset": "posters"})
     assert answer.status_code == 422
     assert "4096 pixels" in answer.json()["detail"]
 
 
-def test_the_preset_follows_the_dataset(client: httpx.Client, house: House) -> None:
+def test_the_preset_follows_the_dataset(client: httpx.Client, house: Any) -> None:
     house.add_dataset("ds_2", "cifar", resolution=32, channels=3)
     assert create(client, dataset="cifar")["preset"] == "cpu32"
 
@@ -225,7 +139,7 @@ def test_an_unknown_job_is_not_found(client: httpx.Client, rest: str, job_id: st
 
 
 def test_cancelling_ends_a_queued_job_and_wakes_the_worker_for_a_running_one(
-    client: httpx.Client, house: House
+    client: httpx.Client, house: Any
 ) -> None:
     first, second = create(client), create(client)
     running = house.claim()
@@ -240,7 +154,7 @@ def test_cancelling_ends_a_queued_job_and_wakes_the_worker_for_a_running_one(
     assert client.post(f"{JOBS}/job_0/cancel").status_code == 404
 
 
-def test_the_newest_grid_is_shown_once_there_is_one(client: httpx.Client, house: House) -> None:
+def test_the_newest_grid_is_shown_once_there_is_one(client: httpx.Client, house: Any) -> None:
     job_id = create(client)["id"]
     answer = client.get(f"{JOBS}/{job_id}/samples.png")
     assert answer.status_code == 404
@@ -250,7 +164,7 @@ def test_the_newest_grid_is_shown_once_there_is_one(client: httpx.Client, house:
     assert (answer.content, answer.headers["content-type"]) == (b"\x89PNG", "image/png")
 
 
-def test_the_log_shows_its_end(client: httpx.Client, house: House) -> None:
+def test_the_log_shows_its_end(client: httpx.Client, house: Any) -> None:
     job_id = create(client)["id"]
     assert client.get(f"{JOBS}/{job_id}/log").text == ""
     lines = [f"kimg {i} ✓" for i in range(20_000)]
@@ -261,7 +175,7 @@ def test_the_log_shows_its_end(client: httpx.Client, house: House) -> None:
     assert shown == lines[-len(shown) :]
 
 
-def test_pages_of_events_are_complete(client: httpx.Client, house: House) -> None:
+def test_pages_of_events_are_complete(client: httpx.Client, house: Any) -> None:
     job_id = create(client)["id"]
     job = house.claim()
     house.store.record_progress(job, {"phase": "training"})
@@ -298,8 +212,8 @@ def parse_stream(lines: Iterator[str]) -> Stream:
             event = {}
 
 
-def test_a_stream_tells_what_was_what_comes_and_then_ends(house: House) -> None:
-    job_id = queue(house)
+def test_a_stream_tells_what_was_what_comes_and_then_ends(house: Any, serving: Any) -> None:
+    job_id = house.queue()
     with serving(house) as client, streaming(client, job_id) as events:
         assert next(events)["event"] == "queued"
         job = house.claim()
@@ -316,8 +230,8 @@ def test_a_stream_tells_what_was_what_comes_and_then_ends(house: House) -> None:
         assert list(events) == []
 
 
-def test_a_stream_goes_on_behind_the_last_event_seen(house: House) -> None:
-    job_id = queue(house)
+def test_a_stream_goes_on_behind_the_last_event_seen(house: Any, serving: Any) -> None:
+    job_id = house.queue()
     house.store.finish_job(house.claim(), "failed", error="no images")
     with serving(house) as client:
         with streaming(client, job_id, **{"Last-Event-ID": "1"}) as events:
@@ -326,8 +240,8 @@ def test_a_stream_goes_on_behind_the_last_event_seen(house: House) -> None:
             assert list(events) == []
 
 
-def test_a_long_history_arrives_whole(house: House) -> None:
-    job_id = queue(house)
+def test_a_long_history_arrives_whole(house: Any, serving: Any) -> None:
+    job_id = house.queue()
     for _ in range(60):
         house.store.release_job(house.claim())
     house.store.request_cancel(job_id)
@@ -335,8 +249,8 @@ def test_a_long_history_arrives_whole(house: House) -> None:
         assert [int(event["id"]) for event in events] == list(range(1, 123))
 
 
-def test_streams_are_bounded_and_a_closed_one_frees_its_place(house: House) -> None:
-    job_id = queue(house)
+def test_streams_are_bounded_and_a_closed_one_frees_its_place(house: Any, serving: Any) -> None:
+    job_id = house.queue()
     accept = {"Accept": "text/event-stream"}
     with serving(house) as client, streaming(client, job_id) as first:
         next(first)
@@ -351,27 +265,22 @@ def test_streams_are_bounded_and_a_closed_one_frees_its_place(house: House) -> N
         assert [event["event"] for event in first] == ["cancelled"]
 
 
-def wait_for_place(house: House) -> bool:
+def wait_for_place(house: Any) -> bool:
     """Until the server has noticed that one of its two listeners hung up."""
     changes = house.store.changes
     with changes.listening:
         return changes.listening.wait_for(lambda: len(changes) < 2, PATIENCE_SEC)
 
 
-def test_closing_the_store_ends_every_stream(house: House) -> None:
-    job_id = queue(house)
+def test_closing_the_store_ends_every_stream(house: Any, serving: Any) -> None:
+    job_id = house.queue()
     with serving(house) as client, streaming(client, job_id) as events:
         next(events)
         house.store.changes.close()
         assert list(events) == []
 
 
-def test_an_unknown_job_has_no_stream(house: House) -> None:
+def test_an_unknown_job_has_no_stream(house: Any, serving: Any) -> None:
     with serving(house) as client:
         answer = client.get(f"{JOBS}/job_0/events", headers={"Accept": "text/event-stream"})
     assert answer.status_code == 404
-
-
-def queue(house: House) -> str:
-    with serving(house) as client:
-        return create(client)["id"]

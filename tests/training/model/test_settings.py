@@ -9,7 +9,7 @@ import pytest
 
 from training.config import TrainConfig
 from training.model.networks.config import NetworkConfig
-from training.model.settings import NETWORK, SETTINGS, Setting, SettingError, parse_settings
+from training.model.settings import NETWORK, SETTINGS, ConfigError, Setting, parse_settings
 from training.presets import PRESETS
 
 
@@ -54,7 +54,7 @@ def test_a_preset_written_as_json_is_read_back_as_it_was():
     ],
 )
 def test_what_a_setting_does_not_take_is_told(given: dict[str, object], told: str):
-    with pytest.raises(SettingError) as error:
+    with pytest.raises(ConfigError) as error:
         parse_settings(given)
     assert told in str(error.value)
 
