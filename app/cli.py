@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from app.edge import is_loopback
-from app.models_cli import models_cli
 from app.jobs_cli import jobs_cli
+from app.models_cli import models_cli
 from app.settings import Settings
 from app.terminal import AsJson, DataDir, fail, settings_from, told_errors
 from training.model.files import write_atomic

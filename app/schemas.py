@@ -57,6 +57,7 @@ class NewTrainingJob(Strict):
     overrides: dict[OverrideName, Override] = Field(default={}, max_length=32)
     promote: Promote = "if_better"
     seed: Seed = 0
+    base: str | None = Field(None, max_length=96, description="Go on from parts@2; else anew.")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -66,7 +67,10 @@ class NewTrainingJob(Strict):
 
 
 class TrainingJob(Answer):
-    """A job as it stands; `progress` and `result` are the trainer's own words."""
+    """A job as it stands; `progress` and `result` are the trainer's own words.
+
+    eta: when it will have trained, as far as can be seen now; to measure and register comes after.
+    """
 
     id: str
     status: JobStatus
@@ -80,12 +84,16 @@ class TrainingJob(Answer):
     overrides: dict[str, bool | int | float | str]
     promote: Promote
     seed: int
+    base: str | None
+    retry_of: str | None
     attempt: int
     cancel_requested: bool
+    pause_requested: bool
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     progress: dict[str, Any] | None
+    eta: datetime | None
     result: dict[str, Any] | None
     error: str | None
 
@@ -111,6 +119,29 @@ class TrainingEvents(Answer):
 
     data: list[TrainingEvent]
     has_more: bool
+
+
+CheckpointKind = Literal["state", "snapshot", "samples"]
+
+
+class Checkpoint(Answer):
+    """What a training left after `cur_nimg` images: a state to resume from, a generator, a grid.
+
+    samples: where the grid of that moment is. metrics: what was measured then.
+    """
+
+    kind: CheckpointKind
+    cur_nimg: int
+    bytes: int
+    created_at: datetime
+    samples: str | None
+    metrics: dict[str, Any] | None
+
+
+class Checkpoints(Answer):
+    """All that a run folder holds by now, by `cur_nimg`."""
+
+    data: list[Checkpoint]
 
 
 # Datasets

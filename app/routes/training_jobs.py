@@ -1,55 +1,60 @@
-"""Owns the routes of training jobs: create, list, show, cancel, and how one is going."""
+"""Owns the routes of training jobs: create, list, show, steer, and how one is going."""
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from app.context import Context, Ctx
-from app.errors import BadRequestError, NotFoundError
-from app.schemas import NewTrainingJob, TrainingEvent, TrainingEvents, TrainingJob, TrainingJobs
-from app.store.datasets import StoredDataset
-from app.store.jobs import Job, JobEvent, NewJob, Scalar
+from app.errors import NotFoundError
+from app.orders import order
+from app.runs import grid_path, list_checkpoints, log_tail
+from app.schemas import (
+    Checkpoints,
+    JobStatus,
+    NewTrainingJob,
+    TrainingEvent,
+    TrainingEvents,
+    TrainingJob,
+    TrainingJobs,
+)
+from app.store.jobs import Idempotency, Job, JobEvent
 from app.store.store import Store
-from training.model.presets import PRESETS, fitting
-from training.model.settings import ConfigError, parse_settings
+from training.model.files import sha256_bytes
 
-MAX_LOG_BYTES = 64 * 1024
 EVENTS_PER_LOOK = 100
 KEEPALIVE_SEC = 15.0
+
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=255, pattern=r"^[ -~]+$", description="One key, one job.")
+]
 
 router = APIRouter(prefix="/v1/training/jobs", tags=["training"])
 
 
 @router.post("", status_code=202)
-def create_job(body: NewTrainingJob, ctx: Ctx, response: Response) -> TrainingJob:
-    """Queue a training; it is safely stored once this answers 202."""
-    _check_minutes(body.minutes, ctx.settings.max_job_minutes)
-    dataset = _ready_dataset(ctx.store, body.dataset)
-    new = NewJob(
-        model=body.model,
-        dataset_id=dataset.id,
-        dataset_name=dataset.name,
-        preset=_fitting_preset(body.preset, dataset),
-        minutes=body.minutes,
-        kimg=body.kimg,
-        until=body.until.model_dump() if body.until else None,
-        overrides=_taken(body.overrides),
-        promote=body.promote,
-        seed=body.seed,
-    )
-    job = ctx.store.create_job(new, ctx.settings.max_queued_jobs)
+def create_job(
+    body: NewTrainingJob, ctx: Ctx, response: Response, idempotency_key: IdempotencyKey = None
+) -> TrainingJob:
+    """Queue a training; it is safely stored once this answers 202.
+
+    The same `Idempotency-Key` with the same body answers the job that it made the first time.
+    """
+    asked = _idempotency(idempotency_key, body)
+    made = ctx.store.find_made(asked) if asked else None
+    if made is not None:
+        response.headers["Idempotency-Replayed"] = "true"
+        return _accepted(made, response)
+    job = ctx.store.create_job(order(body, ctx), ctx.settings.max_queued_jobs, asked)
     ctx.wake_worker()
-    response.headers["Location"] = f"/v1/training/jobs/{job.id}"
-    return _answer(job)
+    return _accepted(job, response)
 
 
 @router.get("")
@@ -57,9 +62,11 @@ def list_jobs(
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=64, description="Last id of a page.")] = None,
+    status: JobStatus | None = None,
+    model: Annotated[str | None, Query(max_length=64)] = None,
 ) -> TrainingJobs:
     """The newest first."""
-    jobs = ctx.store.list_jobs(limit + 1, after)
+    jobs = ctx.store.list_jobs(limit + 1, after, status=status, model=model)
     return TrainingJobs(data=[_answer(job) for job in jobs[:limit]], has_more=len(jobs) > limit)
 
 
@@ -75,6 +82,36 @@ def cancel_job(job_id: str, ctx: Ctx) -> TrainingJob:
     job = ctx.store.request_cancel(job_id)
     ctx.wake_worker()
     return _answer(job)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, ctx: Ctx) -> TrainingJob:
+    """Have a job wait; a running one is asked to save its state and stop."""
+    job = ctx.store.request_pause(job_id)
+    ctx.wake_worker()
+    return _answer(job)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, ctx: Ctx) -> TrainingJob:
+    """Have a paused job queue again and go on from its saved state."""
+    job = ctx.store.request_resume(job_id)
+    ctx.wake_worker()
+    return _answer(job)
+
+
+@router.post("/{job_id}/retry", status_code=202)
+def retry_job(job_id: str, ctx: Ctx, response: Response) -> TrainingJob:
+    """Queue a new job that goes on where one was when it failed or was cancelled."""
+    job = ctx.store.retry_job(job_id, ctx.settings.max_queued_jobs)
+    ctx.wake_worker()
+    return _accepted(job, response)
+
+
+@router.get("/{job_id}/checkpoints")
+def get_checkpoints(job_id: str, ctx: Ctx) -> Checkpoints:
+    """What the training has left on its way: states to resume from, generators, grids."""
+    return Checkpoints(data=list_checkpoints(_run_dir(ctx, job_id), f"{router.prefix}/{job_id}"))
 
 
 @router.get(
@@ -109,14 +146,30 @@ async def get_events(
 )
 def get_job_samples(job_id: str, ctx: Ctx) -> Response:
     """The newest grid of samples, same seeds each time."""
-    path = _run_dir(ctx, job_id) / "samples.png"
     try:
-        png = path.read_bytes()
+        return _png(_run_dir(ctx, job_id) / "samples.png")
     except FileNotFoundError:
         raise NotFoundError(
             f"Job {job_id!r} has no samples yet; the first come with its first snapshot."
         ) from None
-    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/{job_id}/samples/{cur_nimg}.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+def get_earlier_samples(
+    job_id: str, cur_nimg: Annotated[int, Path(ge=0, le=2**53)], ctx: Ctx
+) -> Response:
+    """The grid as it was after so many images; /checkpoints lists those there are."""
+    try:
+        return _png(grid_path(_run_dir(ctx, job_id), cur_nimg))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"Job {job_id!r} has no samples of {cur_nimg} images; GET {router.prefix}/{job_id}"
+            "/checkpoints lists those it has."
+        ) from None
 
 
 @router.get(
@@ -126,76 +179,46 @@ def get_job_samples(job_id: str, ctx: Ctx) -> Response:
 )
 def get_log(job_id: str, ctx: Ctx) -> Response:
     """The last 64 KB the trainer printed; empty before it starts."""
-    text = _log_tail(_run_dir(ctx, job_id) / "log.txt")
+    text = log_tail(_run_dir(ctx, job_id) / "log.txt")
     return Response(
         text, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"}
     )
 
 
-# What a job may ask for
+# Requests
 
 
-def _check_minutes(minutes: float | None, limit: float) -> None:
-    if minutes is not None and minutes > limit:
-        raise BadRequestError(
-            f"minutes is {minutes:g}; max_job_minutes allows up to {limit:g}.", field="minutes"
-        )
-
-
-def _ready_dataset(store: Store, id_or_name: str) -> StoredDataset:
-    try:
-        dataset = store.get_dataset(id_or_name)
-    except NotFoundError as error:
-        raise BadRequestError(error.detail, field="dataset") from None
-    if dataset.status != "ready":
-        raise BadRequestError(
-            f"Dataset {id_or_name!r} is {dataset.status}; a job needs one that is ready"
-            f" (GET /v1/datasets/{dataset.id} tells).",
-            field="dataset",
-        )
-    return dataset
-
-
-def _fitting_preset(asked: str | None, dataset: StoredDataset) -> str:
-    assert dataset.summary is not None
-    resolution, channels = dataset.summary["resolution"], dataset.summary["channels"]
-    if asked is not None and asked not in PRESETS:
-        raise BadRequestError(
-            f"Preset {asked!r} does not exist; there is {', '.join(PRESETS)}.", field="preset"
-        )
-    able = fitting(resolution, channels)
-    if not able:
-        raise BadRequestError(
-            f"No preset makes images of {resolution} pixels and {channels} channels; import"
-            " the dataset at another resolution.",
-            field="dataset",
-        )
-    if asked is not None and asked not in able:
-        misfit = PRESETS[asked].misfit(resolution, channels)
-        raise BadRequestError(
-            f"Preset {asked!r} {misfit} as dataset {dataset.name!r} has; use {able[0]!r}.",
-            field="preset",
-        )
-    return asked or able[0]
-
-
-def _taken(overrides: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Overrides that training takes, one by one; what contradicts what is the trainer's to say."""
-    for name, value in overrides.items():
-        try:
-            parse_settings({name: value})
-        except ConfigError as error:
-            raise BadRequestError(f"override {error}", field=f"overrides.{name}") from None
-    return overrides
+def _idempotency(key: str | None, body: NewTrainingJob) -> Idempotency | None:
+    """The key with a hash of what was sent, whatever its order, spaces and notation of numbers."""
+    if key is None:
+        return None
+    sent = body.model_dump(mode="json", exclude_unset=True)
+    return Idempotency(key, sha256_bytes(json.dumps(sent, sort_keys=True).encode()))
 
 
 # Answers
 
 
+def _accepted(job: Job, response: Response) -> TrainingJob:
+    response.headers["Location"] = f"{router.prefix}/{job.id}"
+    return _answer(job)
+
+
 def _answer(job: Job) -> TrainingJob:
-    values = {name: getattr(job, name) for name in TrainingJob.model_fields if name != "dataset"}
+    names = TrainingJob.model_fields.keys() - {"dataset", "eta"}
+    values = {name: getattr(job, name) for name in names}
     times = {name: _time(values[name]) for name in ("created_at", "started_at", "finished_at")}
-    return TrainingJob.model_validate({**values, **times, "dataset": job.dataset_id})
+    more = {"dataset": job.dataset_id, "eta": _eta(job)}
+    return TrainingJob.model_validate({**values, **times, **more})
+
+
+def _eta(job: Job) -> datetime | None:
+    progress = job.progress or {}
+    left = progress.get("eta_sec")
+    known = job.status == "running" and progress.get("phase") == "training"
+    if not known or not isinstance(left, int | float) or not 0 <= left < 1e9:
+        return None
+    return datetime.now(UTC) + timedelta(seconds=left)
 
 
 def _event_answer(event: JobEvent) -> TrainingEvent:
@@ -207,22 +230,15 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _run_dir(ctx: Context, job_id: str) -> Path:
+def _run_dir(ctx: Context, job_id: str) -> FilePath:
     """Of a job that exists: no other text becomes part of a path."""
-    return ctx.settings.runs_dir / ctx.store.get_job(job_id).id
+    return ctx.settings.runs_dir / ctx.store.get_job(job_id).run
 
 
-def _log_tail(path: Path) -> bytes:
-    """Whole lines, as many as fit; an encoding error becomes U+FFFD."""
-    if not path.exists():
-        return b""
-    with path.open("rb") as f:
-        start = max(0, f.seek(0, os.SEEK_END) - MAX_LOG_BYTES)
-        f.seek(start)
-        tail = f.read(MAX_LOG_BYTES)
-    if start > 0 and b"\n" in tail:
-        tail = tail.split(b"\n", 1)[1]
-    return tail.decode("utf-8", "replace").encode()
+def _png(path: FilePath) -> Response:
+    """Raises FileNotFoundError."""
+    headers = {"Cache-Control": "no-store"}
+    return Response(path.read_bytes(), media_type="image/png", headers=headers)
 
 
 # The stream

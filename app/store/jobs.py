@@ -129,16 +129,32 @@ class JobStore(Database):
             }
             return made or self._queue(conn, new, max_queued, **key)
 
+    def find_made(self, asked: Idempotency) -> Job | None:
+        """The job that the same request made before; raises BadRequestError if another one did."""
+        with self._read() as conn:
+            return _find_made(conn, asked)
+
     def get_job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
         with self._read() as conn:
             return _get(conn, job_id)
 
-    def list_jobs(self, limit: int, after: str | None = None) -> list[Job]:
+    def list_jobs(
+        self,
+        limit: int,
+        after: str | None = None,
+        *,
+        status: JobStatus | None = None,
+        model: str | None = None,
+    ) -> list[Job]:
         """The newest first; after: the id of the last job of the page before."""
         query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
         if after is not None:
             query = query.where(jobs.c.id < after)
+        if status is not None:
+            query = query.where(jobs.c.status == status)
+        if model is not None:
+            query = query.where(jobs.c.model == model)
         with self._read() as conn:
             return [_job(row) for row in conn.execute(query).mappings()]
 
