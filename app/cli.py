@@ -3,7 +3,6 @@
 torch takes seconds to import, so only the verbs that need it do.
 """
 
-import json
 import logging
 import re
 import subprocess
@@ -17,18 +16,16 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
 
 from app.edge import is_loopback
 from app.jobs_cli import jobs_cli
 from app.models_cli import models_cli
-from app.settings import Settings
-from app.terminal import AsJson, DataDir, fail, settings_from, told_errors
+from app.terminal import AsJson, DataDir, fail, local_engine, settings_from, told_errors
+from app.upkeep_cli import doctor, gc
 from training.model.files import write_atomic
-from training.model.registry import Registry
 
 if TYPE_CHECKING:
-    from app.engine import Engine
+    pass
 
 _CHILD = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -40,6 +37,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models_cli, name="models")
+cli.command()(doctor)
+cli.command()(gc)
 data_cli = typer.Typer(help="Datasets: look at images, import them.", no_args_is_help=True)
 cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
@@ -151,7 +150,7 @@ def sample(
         fail(f"--truncation {truncation:g}; expected above 0 and at most 1")
     settings = settings_from()
     with told_errors():
-        loaded = _engine(data_dir, device, settings).get(*split_ref(model))
+        loaded = local_engine(data_dir, device, settings).get(*split_ref(model))
         index = None if class_ is None else class_from_text(loaded, class_)
         classes = None if index is None else np.broadcast_to(np.int64(index), n)
         ask = Ask(loaded, wanted, None, classes, truncation)
@@ -180,7 +179,7 @@ def verify(
     with told_errors():
         with image.open("rb") as file:
             picture = read_picture(file.read(settings.max_verify_bytes + 1), settings)
-        engine = _engine(data_dir, device, settings)
+        engine = local_engine(data_dir, device, settings)
         loaded = engine.get(picture.claims.model, picture.claims.version)
         images = loaded.sampler(*again(picture, loaded).draw())
         result = verdict(picture, loaded, images[0])
@@ -189,45 +188,9 @@ def verify(
     raise SystemExit(0 if result.match else 1)
 
 
-@cli.command()
-def doctor(data_dir: DataDir = Path("data"), device: str = "auto", as_json: AsJson = False) -> None:
-    """Load what would serve, and say under which certificate; ends with 1 if one is broken."""
-    from app.logs import configure_logs
-
-    configure_logs(logging.CRITICAL)
-    with told_errors():
-        engine = _engine(data_dir, device, settings_from())
-        engine.refresh()
-        loaded = [engine.get(model, version) for model, version in engine.serving().items()]
-    rows = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
-    refused = [f"{model}@{r.version or '?'}" for model, r in engine.refused().items()]
-    if as_json:
-        typer.echo(json.dumps({"serving": rows, "refused": refused}, indent=2))
-    for row in rows if not as_json else []:
-        table = Table(show_header=False, title=row["serves"], title_justify="left")
-        for name, value in list(row.items())[1:]:
-            table.add_row(name, ", ".join(map(str, value)) if name == "buckets" else str(value))
-        Console().print(table)
-    for ref in refused:
-        typer.echo(f"Error: {ref} is the champion and cannot be loaded; see its log", err=True)
-    raise SystemExit(1 if refused else 0)
-
-
 def main() -> None:
     """The entry point of the `noisewell` command."""
     cli()
-
-
-def _engine(data_dir: Path, device: str, settings: Settings) -> "Engine":
-    """The service's: threads and batches are part of the certificate. Raises ValueError."""
-    import torch
-
-    from app.engine import Engine
-    from training.model.sampling import pick_device
-    from training.model.threads import half_the_cores
-
-    torch.set_num_threads(settings.serving_threads or half_the_cores())
-    return Engine(Registry(data_dir / "models"), pick_device(device), settings.max_batch_size, 1)
 
 
 def _child(module: str, args: Sequence[str]) -> None:

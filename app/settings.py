@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     # What a candidate must show to become champion: name=value, with commas or spaces between.
     promotion_rules: Annotated[tuple[str, ...], NoDecode] = ()
 
+    # What is kept; beyond it the oldest goes. Of versions, 0 keeps all.
+    max_run_folders: int = Field(default=200, ge=1)
+    max_runs_bytes: int = Field(default=20_000_000_000, ge=0)
+    max_evaluators_bytes: int = Field(default=1_000_000_000, ge=0)
+    max_versions_per_model: int = Field(default=0, ge=0)
+
     # How often to look for what other processes changed.
     poll_sec: float = Field(default=1, gt=0)
 

@@ -3,14 +3,17 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from app.errors import NoisewellError
 from app.settings import Settings
-from training.model.registry import UnknownModelError, UnknownVersionError
+from training.model.registry import Registry, UnknownModelError, UnknownVersionError
+
+if TYPE_CHECKING:
+    from app.engine import Engine
 
 DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
@@ -25,6 +28,18 @@ def settings_from(**options: Any) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         fail(f"{name} is {first.get('input')!r}: {first['msg']} (option or NOISEWELL_ variable)")
+
+
+def local_engine(data_dir: Path, device: str, settings: Settings) -> "Engine":
+    """The service's own: threads and batches are part of the certificate. Raises ValueError."""
+    import torch
+
+    from app.engine import Engine
+    from training.model.sampling import pick_device
+    from training.model.threads import half_the_cores
+
+    torch.set_num_threads(settings.serving_threads or half_the_cores())
+    return Engine(Registry(data_dir / "models"), pick_device(device), settings.max_batch_size, 1)
 
 
 @contextmanager

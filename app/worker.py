@@ -19,6 +19,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from app.attempt import Attempt, TrainerCommand
+from app.caretaker import Caretaker
 from app.logs import configure_logs
 from app.settings import Settings
 from app.slots import Slot, slots
@@ -57,6 +58,7 @@ class Worker:
         self._registry = registry
         self._trainer_command = trainer_command
         self._stop_grace_sec = stop_grace_sec
+        self._caretaker = Caretaker(settings, store, registry)
         self._stopping = threading.Event()
         self._news = threading.Event()
         self._free = deque(slots(settings))
@@ -81,7 +83,8 @@ class Worker:
 
     def run(self) -> None:
         """Returns after `stop`."""
-        with ExitStack() as stack, ThreadPoolExecutor(len(self._free), "attempt") as pool:
+        attempts = ThreadPoolExecutor(len(self._free), "attempt")
+        with self._caretaker, ExitStack() as stack, attempts as pool:
             while not self._stopping.is_set():
                 self._news.clear()
                 while self._free and (job := self._claim(stack)) is not None:
@@ -116,6 +119,7 @@ class Worker:
         else:
             log.info("worker started", worker=self.name)
             self._alone = True
+            self._caretaker.tidy()
         return self._alone
 
     def _run_job(self, job: Job, slot: Slot) -> None:
@@ -141,6 +145,7 @@ class Worker:
                 self._attempts.remove(attempt)
             self._free.append(slot)
             self._news.set()
+            self._caretaker.tidy()
 
 
 def default_trainer_command(settings: Settings, slot: Slot) -> TrainerCommand:

@@ -87,6 +87,13 @@ class DatasetStore(Database):
         with self._write() as conn:
             return conn.execute(update(datasets).where(*importing).values(values)).rowcount == 1
 
+    def lose_dataset(self, dataset_id: str, error: str) -> bool:
+        """Let a dataset that was ready count as failed, which frees its name; False if none was."""
+        ready = (datasets.c.id == dataset_id, datasets.c.status == "ready")
+        lost = {"status": "failed", "error": error, "held_name": None}
+        with self._write() as conn:
+            return conn.execute(update(datasets).where(*ready).values(lost)).rowcount == 1
+
     def delete_dataset(self, dataset_id: str) -> None:
         """Raises NotFoundError, or ConflictError while a job that has not ended needs it."""
         with self._write() as conn:

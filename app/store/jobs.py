@@ -1,6 +1,6 @@
 """Owns the life of a job: each method is one transaction, its event written in the same one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -107,6 +107,9 @@ class JobEvent:
     data: dict[str, Any]
 
 
+_ACTIVE = jobs.c.status.not_in(END_STATUSES)
+
+
 class JobStore(Database):
     """The jobs of a service, ordered by id."""
 
@@ -169,6 +172,26 @@ class JobStore(Database):
         """Ids of the jobs that still need the dataset."""
         with self._read() as conn:
             return jobs_needing(conn, dataset_id)
+
+    def runs_needed(self) -> set[str]:
+        """Names of the run folders of jobs that have not ended."""
+        with self._read() as conn:
+            return set(conn.execute(select(jobs.c.run).where(_ACTIVE)).scalars())
+
+    def bases_needed(self) -> set[str]:
+        """Versions, as `mnist@2`, that jobs which have not ended go on from."""
+        with self._read() as conn:
+            return set(filter(None, conn.execute(select(jobs.c.base).where(_ACTIVE)).scalars()))
+
+    def unless_run_needed(self, run: str, remove: Callable[[], None]) -> bool:
+        """Call `remove`, unless a job that has not ended needs the run folder; none can come to
+        need it meanwhile. False if one does."""
+        needed = select(func.count()).select_from(jobs).where(_ACTIVE, jobs.c.run == run)
+        with self._write() as conn:
+            if conn.execute(needed).scalar_one():
+                return False
+            remove()
+            return True
 
     def events(self, job_id: str, after_seq: int = 0, limit: int = 100) -> list[JobEvent]:
         """The events behind `after_seq`, oldest first; raises NotFoundError for an unknown job."""

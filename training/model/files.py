@@ -72,14 +72,19 @@ def hide_dir(path: Path, hidden: Path) -> None:
     fsync(hidden.parent)
 
 
-def discard(path: Path) -> None:
-    """Remove a file or a directory: whole before the kill that interrupts it, else out of sight."""
+def hide(path: Path) -> Path:
+    """Rename a file or a directory to a leftover of ours, out of sight, and return where it is."""
     hidden = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     hide_dir(path, hidden)
-    if hidden.is_dir() and not hidden.is_symlink():
-        shutil.rmtree(hidden)
+    return hidden
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory with all in it; a kill leaves part of it, so `hide` it first."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        hidden.unlink()
+        path.unlink()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ NAME/.3.deleted, NAME/.4.quarantined   numbers that were used, and are never use
 """
 
 import re
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from training.model.files import (
     hide_dir,
     locked,
     publish_dir,
+    remove,
     sha256_bytes,
     sha256_file,
     staging_dir,
@@ -27,7 +27,7 @@ from training.model.manifest import SEAL, DamagedError, read_manifest, read_obje
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 FILE_NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 FORMAT = 2  # 1 had no seal
-ALIASES = ("champion", "previous")
+ALIASES: tuple[str, ...] = ("champion", "previous")
 _ALIAS_FIELDS = {*ALIASES, "reason", "changed_at", SEAL}
 _USED = re.compile(r"([1-9]\d*)|\.([1-9]\d*)\.(deleted|quarantined)")
 FILES = ("generator.safetensors", "card.md", "samples.png", "metrics.json")
@@ -113,6 +113,10 @@ class Registry:
         """{"champion": v, "previous": v}: what is set, of what is registered."""
         registered = self.versions(model)
         return {k: v for k, v in self._aliases(model).items() if v in registered}
+
+    def named(self, model: str) -> dict[str, int]:
+        """What aliases.json names, registered or not; raises DamagedError."""
+        return self._aliases(model)
 
     def champion(self, model: str) -> int | None:
         """The version served by default, or None if the model has none yet."""
@@ -215,16 +219,22 @@ class Registry:
         `previous` the next of this order.
         """
         good = [v for v in self.versions(model) if self.damage(model, v) is None]
-        order = [v for v in reversed(good) if self._found_better(model, v)] + good[:1]
-        return dict(zip(ALIASES, dict.fromkeys(order), strict=False))
+        return dict(zip(ALIASES, dict.fromkeys(self._derived(model, good)), strict=False))
 
     def restore_aliases(self, model: str) -> dict[str, int]:
-        """Write `derived_aliases` in place of what is damaged or gone, and return them."""
+        """Write what is still good of the aliases, then `derived_aliases`; returns what it wrote.
+
+        Where no version is undamaged there is nothing to point at, and {} is returned.
+        """
         with self._locked(model):
-            aliases = self.derived_aliases(model)
-            if not aliases:
-                raise DamagedError(f"no version of {model!r} is undamaged; import one")
-            self._write_aliases(model, aliases, "derived from the versions by doctor --repair")
+            named: dict[str, int] = {}
+            with suppress(DamagedError):
+                named = self._aliases(model)
+            good = [v for v in self._versions(model) if self.damage(model, v) is None]
+            order = [v for v in named.values() if v in good] + self._derived(model, good)
+            aliases = dict(zip(ALIASES, dict.fromkeys(order), strict=False))
+            if aliases:
+                self._write_aliases(model, aliases, "derived from the versions by doctor --repair")
         return aliases
 
     def quarantine(self, model: str, version: int) -> Path:
@@ -234,6 +244,9 @@ class Registry:
         with self._locked(model):
             hide_dir(path, hidden)
         return hidden
+
+    def _derived(self, model: str, good: list[int]) -> list[int]:
+        return [v for v in reversed(good) if self._found_better(model, v)] + good[:1]
 
     def _found_better(self, model: str, version: int) -> bool:
         promotion: Any = self.manifest(model, version).get("promotion")
@@ -301,7 +314,4 @@ class Registry:
 def empty(folder: Path) -> None:
     """Remove what is in a folder; what a kill leaves of it is removed next time."""
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
