@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from app.errors import BadRequestError, ConflictError, NotFoundError, UnavailableError
 from app.store.database import Database
@@ -20,6 +30,12 @@ END_STATUSES: tuple[EndStatus, ...] = get_args(EndStatus)
 WAITING_STATUSES: tuple[JobStatus, ...] = ("queued", "paused")
 UNDONE_STATUSES: tuple[EndStatus, ...] = ("failed", "cancelled")
 MAX_CRASHES = 3
+
+# Built once, because it is part of nearly every write.
+_LAST_SEQ = select(func.coalesce(func.max(job_events.c.seq), 0)).where(
+    job_events.c.job_id == bindparam("of_job")
+)
+_APPEND = insert(job_events).values(seq=_LAST_SEQ.scalar_subquery() + 1)
 
 
 @dataclass(frozen=True)
@@ -550,10 +566,8 @@ def _next_id(conn: Connection, now: float, tail: str) -> str:
 
 
 def _append(conn: Connection, job_id: str, kind: str, at: float, data: Mapping[str, Any]) -> None:
-    last = select(func.max(job_events.c.seq)).where(job_events.c.job_id == job_id)
-    seq = (conn.execute(last).scalar_one() or 0) + 1
-    row = {"job_id": job_id, "seq": seq, "type": kind, "at": at, "data": dict(data)}
-    conn.execute(insert(job_events).values(row))
+    row = {"job_id": job_id, "of_job": job_id, "type": kind, "at": at, "data": dict(data)}
+    conn.execute(_APPEND, row)
 
 
 def _check_ready(conn: Connection, dataset_id: str) -> None:

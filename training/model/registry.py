@@ -147,12 +147,13 @@ class Registry:
                 f"got {sorted(files)}"
             )
         with self._locked(check_name(model)):
-            version = self.find_run(model, run_id)
-            if version is None:
-                version = self._next(model)
-                self._publish(model, version, files, {**manifest, "run_id": run_id})
+            known = self.find_run(model, run_id)
+            version = known or self._next(model)
             if "champion" not in self._aliases(model):
+                # Before it is there: in no moment there are versions and no champion.
                 self._point(model, version, "the first version of the model")
+            if known is None:
+                self._publish(model, version, files, {**manifest, "run_id": run_id})
         return version
 
     def promote(self, model: str, version: int, reason: str) -> None:

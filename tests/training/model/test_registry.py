@@ -89,7 +89,24 @@ def test_the_first_version_of_a_model_becomes_champion(registry: Registry) -> No
     assert registry.aliases("toy") == {"champion": 1}
 
 
-def test_a_crash_between_publishing_and_pointing_is_mended(registry: Registry) -> None:
+@pytest.mark.parametrize("point", range(1, 11))
+def test_a_model_never_has_versions_and_no_champion(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, point: int
+) -> None:
+    def die(fd: int) -> None:
+        nonlocal point
+        point -= 1
+        if point == 0:
+            raise SystemExit
+
+    monkeypatch.setattr("os.fsync", die)
+    with suppress(SystemExit):
+        register(registry, "r1")
+    assert registry.champion("toy") == (1 if "toy" in registry.list_models() else None)
+    assert register(registry, "r1") == registry.champion("toy") == 1
+
+
+def test_lost_aliases_are_mended_by_who_registers_next(registry: Registry) -> None:
     register(registry, "r1")
     (registry.root / "toy" / "aliases.json").unlink()
     assert registry.champion("toy") is None
