@@ -53,6 +53,7 @@ def serve(
 ) -> None:
     """Serve images over HTTP, with one training worker beside."""
     from app.logs import configure_logs
+    from app.main import SERVE_LOCK
     from app.server import run_server
     from app.store.database import SchemaError
 
@@ -66,7 +67,9 @@ def serve(
     try:
         run_server(settings)
     except BlockingIOError:
-        fail(f"another service uses {settings.data_dir}; stop it or give another --data-dir")
+        data_dir = settings.data_dir
+        first = (data_dir / SERVE_LOCK).read_text("utf-8").strip()
+        fail(f"another service, {first}, uses {data_dir}; stop it or give another --data-dir")
     except (ValueError, SchemaError) as error:
         fail(str(error))
     except OSError as error:

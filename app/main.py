@@ -1,8 +1,11 @@
 """Owns the assembly of the service: create_app and its lifespan, the only place objects meet."""
 
+import os
+import socket
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 import structlog
 import torch
@@ -41,6 +44,7 @@ from training.model.sampling import pick_device
 from training.model.threads import half_the_cores
 
 VERSION = "0.1.0"
+SERVE_LOCK = "serve.lock"
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +102,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
     async with AsyncExitStack() as stack:
         device = pick_device(settings.device)
         await to_thread.run_sync(_prepare_dirs, settings)
-        stack.enter_context(locked(settings.data_dir / "serve.lock", wait=False))
+        stack.enter_context(_alone(settings.data_dir / SERVE_LOCK))
         store = await to_thread.run_sync(Store.open, settings.database_path)
         stack.callback(store.close)
         registry = Registry(settings.models_dir)
@@ -143,6 +147,15 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             supervisor.wake,
             ByteCache(settings.image_cache_bytes),
         )
+
+
+@contextmanager
+def _alone(lock: Path) -> Generator[None]:
+    """The only service on its data directory; who comes second reads in the lock who is there."""
+    with locked(lock, wait=False):
+        with suppress(OSError):  # a full disk is no reason not to serve
+            lock.write_text(f"{socket.gethostname()}:{os.getpid()}\n", "utf-8")
+        yield
 
 
 def _prepare_dirs(settings: Settings) -> None:

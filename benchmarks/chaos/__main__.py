@@ -16,7 +16,9 @@ from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.injection import inject, inject_into_broken_code
 from benchmarks.chaos.operations import OPERATIONS
 from benchmarks.chaos.outcomes import Journal, rows
+from benchmarks.chaos.random_kills import kill_at_random
 from benchmarks.chaos.report import PAGE, ROOT, commit_of_code, table, write_page
+from benchmarks.chaos.services import try_services
 
 WORK = ROOT / ".work" / "chaos"
 INJECTED = (*(operation.name for operation in OPERATIONS), "checkpoint")
@@ -47,6 +49,8 @@ def run(campaign: Campaign) -> None:
     """Every part, one after another."""
     inject_into_broken_code(campaign)
     inject(campaign, INJECTED)
+    try_services(campaign)
+    kill_at_random(campaign)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ class Part:
     campaign: "Campaign"
     task: TaskID
 
-    def case(self, key: Key, do: Callable[[], Outcome]) -> None:
-        """Do it unless the journal has it."""
+    def case(self, key: Key, do: Callable[[], Outcome | list[Outcome]]) -> None:
+        """Do it unless the journal has it; key: of the outcome, of several that of the last."""
         if key not in self.campaign.journal:
-            outcome = do()
-            assert outcome.key == key, (outcome.key, key)
-            self.campaign.journal.add(outcome)
+            told = do()
+            outcomes = told if isinstance(told, list) else [told]
+            assert outcomes[-1].key == key, (outcomes[-1].key, key)
+            for outcome in outcomes:
+                self.campaign.journal.add(outcome)
         self.campaign.progress.advance(self.task)
 
 

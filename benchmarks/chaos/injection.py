@@ -96,7 +96,7 @@ class Driver:
         held = self.channel.receive()
         assert held is not None
         assert "held" in held, held
-        with _Tracer(held["held"], injection, trace):
+        with Tracer(held["held"], injection, trace):
             self.channel.send(do="go")
             said = self.until_ended()
         return said, trace.read_text("utf-8", "replace")
@@ -108,10 +108,12 @@ class Driver:
         return told
 
 
-class _Tracer:
-    """strace, attached to `pid` from `with` on; it ends by itself when what it traces has."""
+class Tracer:
+    """strace, attached to `pid` and its threads from `with` on; it ends with what it traces, else
+    it lets go."""
 
     def __init__(self, pid: int, injection: list[str], output: Path) -> None:
+        self._pid = pid
         self._command = ["strace", "-f", "-y", "-s", "0", "-o", str(output), *injection]
         self._command += ["-p", str(pid)]
 
@@ -125,6 +127,8 @@ class _Tracer:
             raise RuntimeError(f"strace could not attach: {line.strip()}")
 
     def __exit__(self, *_: object) -> None:
+        if Path(f"/proc/{self._pid}").exists():
+            self._process.terminate()
         self._process.communicate(timeout=ANSWER_TIMEOUT_SEC)
 
 

@@ -1,8 +1,10 @@
 import io
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -82,7 +84,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> No
 def test_a_second_service_on_the_same_data_is_refused_in_one_line(tmp_path: Path, start) -> None:
     with start():
         told = run_for_real("serve", "--data-dir", tmp_path / "data", "--port", 0)
-    assert f"another service uses {tmp_path / 'data'}" in told
+    assert f"another service, {socket.gethostname()}:{os.getpid()}, uses {tmp_path}" in told
 
 
 def run_for_real(*args: object) -> str:
