@@ -699,3 +699,30 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_next_goes_on(
     now = house.store.get_job(job.id)
     assert (now.status, now.attempt, now.crashes) == ("succeeded", 2, 1)
     assert json.loads((house.run_dir(job) / "result.json").read_text()) == now.result
+
+
+def test_a_worker_stopped_past_its_lease_and_continued_leaves_the_job_to_the_next(
+    house: House, life: Life, next_life: Life
+) -> None:
+    house.trainer(HOLD_PIPE + "forever()")
+    job = house.queue()
+    with start_worker(house, life) as stopped:
+        assert life.read() == b"+"
+        stopped.send_signal(signal.SIGSTOP)
+        house.trainer(HOLD_PIPE + succeed({"promote": False, "reason": "worse"}, champion=1))
+        with start_worker(house, next_life) as worker:
+            deadline = time.monotonic() + PATIENCE_SEC
+            while house.store.get_job(job.id).attempt < 2:  # of other processes nobody tells
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            stopped.send_signal(signal.SIGCONT)
+            assert life.read() == b""  # its trainer is killed, and the next one starts
+            assert next_life.read() == b"+"
+            assert next_life.read() == b""
+            worker.terminate()
+            stopped.terminate()
+            assert worker.wait(PATIENCE_SEC) == stopped.wait(PATIENCE_SEC) == 0
+    now = house.store.get_job(job.id)
+    assert (now.status, now.attempt, now.crashes) == ("succeeded", 2, 1)
+    assert [event.type for event in house.store.events(job.id)].count("started") == 2
+    assert len(house.pids(job)) == 2
