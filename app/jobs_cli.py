@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.client import Client
 from app.schemas import JobStatus, Promote
@@ -21,6 +21,8 @@ JOBS = "/v1/training/jobs"
 Url = Annotated[str | None, typer.Option(help="Of the service; default NOISEWELL_URL.")]
 Key = Annotated[str | None, typer.Option(help="Default NOISEWELL_API_KEY, which nobody sees.")]
 JobId = Annotated[str, typer.Argument(help="Such as `noisewell jobs list` shows.")]
+
+_COLUMNS = ("model", "dataset", "length", "asked for", "")
 
 jobs_cli = typer.Typer(help="Training jobs of a running service.", no_args_is_help=True)
 
@@ -90,7 +92,7 @@ def list_jobs(
     if as_json:
         typer.echo(json.dumps(page, indent=2))
         return
-    table = Table("job", "model", "dataset", "length", "asked for", "", box=None, pad_edge=False)
+    table = Table(Column("job", no_wrap=True), *_COLUMNS, box=None, pad_edge=False)
     for job in page["data"]:
         cells = (job["id"], job["model"], job["dataset_name"], _length(job))
         table.add_row(*cells, _time(job["created_at"]), describe(job))
@@ -107,11 +109,9 @@ def show(job_id: JobId, url: Url = None, key: Key = None, as_json: AsJson = Fals
     if as_json:
         typer.echo(json.dumps(job, indent=2))
         return
-    table = Table.grid(padding=(0, 2))
     for name, value in {"job": job["id"], "is": describe(job), **_about(job)}.items():
         if value not in (None, {}, False, ""):
-            table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    Console(soft_wrap=True).print(table)
+            typer.echo(f"{name:<17}{value if isinstance(value, str) else json.dumps(value)}")
 
 
 @jobs_cli.command()

@@ -128,8 +128,12 @@ def phrase(kind: str, data: dict[str, Any]) -> str:
     for name in ("text", "error", "reason", "phase"):
         if isinstance(data.get(name), str):
             return data[name]
-    told = {name: value for name, value in data.items() if isinstance(value, int | float | str)}
-    return ", ".join(f"{name} {value}" for name, value in told.items())
+    moment = [f"{data['cur_nimg'] / 1000:.1f} kimg"] if "cur_nimg" in data else []
+    if level := _measured(data):
+        return ", ".join([*moment, level])
+    about = {k: v for k, v in data.items() if k not in ("cur_nimg", "elapsed_sec")}
+    words = [f"{k} {v}" for k, v in about.items() if isinstance(v, int | float | str)]
+    return ", ".join([*moment, *words])
 
 
 def details(progress: dict[str, Any]) -> list[str]:
@@ -166,5 +170,5 @@ def _share(progress: dict[str, Any]) -> tuple[int, int | None]:
 
 
 def _measured(data: dict[str, Any]) -> str:
-    level = data.get("fd_cnn")
+    level = data.get("metrics", data).get("fd_cnn")
     return f"fd {level:.2f}" if isinstance(level, int | float) else ""
