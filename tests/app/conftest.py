@@ -35,7 +35,7 @@ class House:
         self.woken = 0
         self.add_dataset("ds_1", "digits", resolution=28, channels=1)
 
-    def add_dataset(self, dataset_id: str, name: str, **summary: int) -> None:
+    def add_dataset(self, dataset_id: str, name: str, **summary: object) -> None:
         self.store.create_dataset(dataset_id, name, None)
         self.store.finish_dataset(dataset_id, "ready", summary=summary)
 
