@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -169,7 +170,12 @@ def _watch(client: Client, job_id: str, as_json: bool) -> None:
 def _client(url: str | None, key: str | None) -> Client:
     settings = settings_from(url=url, api_key=key)
     secret = settings.api_key.get_secret_value() if settings.api_key else None
-    return Client(settings.url, secret, told=lambda text: typer.echo(text, err=True))
+    return Client(settings.url, secret, told=_say)
+
+
+def _say(text: str) -> None:
+    """Beside a bar, too: rich moves what `print` writes above it, but not what typer echoes."""
+    print(text, file=sys.stderr)
 
 
 def _print(job: dict[str, Any], as_json: bool, sentence: str) -> None:

@@ -24,6 +24,7 @@ EXAMPLES: Json = {
     "response": "grid",
     "dataset_id": "digits",
     "job_id": "JOB_ID",
+    "cur_nimg": 8192,
     "file": "@digits.zip",
     "name": "digits",
 }

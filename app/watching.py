@@ -89,17 +89,21 @@ class Screen(AbstractContextManager["Screen"]):
         self._console.print(escape(line), highlight=False, soft_wrap=True)
         waiting = {"queued": "waiting", "requeued": "waiting", "paused": "paused"}.get(kind)
         if waiting:
-            self._bar.update(self._task, description=waiting, total=None, detail="")
+            self._draw(waiting, 0, None, "")
 
     def _progress(self, progress: dict[str, Any]) -> None:
         self._measured = _measured(progress) or self._measured
         phase = str(progress.get("phase") or "starting")
         done, total = _share(progress)
         detail = "  ".join(filter(None, [*details(progress), self._measured]))
-        self._bar.update(self._task, description=phase, completed=done, total=total, detail=detail)
+        self._draw(phase, done, total, detail)
         if self._bar.disable and detail and time.monotonic() - self._said_at >= PLAIN_LINE_SEC:
             self._said_at = time.monotonic()
             self._console.print(f"{phase}  {detail}", highlight=False, soft_wrap=True)
+
+    def _draw(self, phase: str, done: int, total: int | None, detail: str) -> None:
+        self._bar.tasks[0].total = total  # `update` takes None for no change
+        self._bar.update(self._task, description=phase, completed=done, detail=detail)
 
 
 def describe(job: dict[str, Any]) -> str:

@@ -20,9 +20,12 @@ export async function refresh() {
 
 // Jobs
 
+const STEPS = ["pause", "resume", "retry", "cancel"];
+const steer = (id, step) => post(`${JOBS}/${id}/${step}`).then(refresh);
+
 function makeJob(node, { id }) {
   acts(node, {
-    cancel: () => post(`${JOBS}/${id}/cancel`).then(refresh),
+    ...Object.fromEntries(STEPS.map((step) => [step, () => steer(id, step)])),
     log: async () => read("Log of the training", await textOf(`${JOBS}/${id}/log`)),
   });
 }
@@ -33,7 +36,7 @@ function showJob(node, job) {
   const length = job.minutes === null ? `${job.kimg} kimg` : `${job.minutes} min`;
   fill(node, {
     title: `${job.model} from ${job.dataset_name}`,
-    status: job.cancel_requested && active ? "cancelling" : job.status,
+    status: stands(job, active),
     about: `${length} with ${job.preset}, asked for ${when(job.created_at)}`,
     news: active ? going(job) : ended(job),
   });
@@ -41,13 +44,22 @@ function showJob(node, job) {
   bar.hidden = job.status !== "running";
   if (phase === "training" && total) bar.value = done / total;
   else bar.removeAttribute("value"); // how long the other phases take is not known
-  $("[data-do=cancel]", node).hidden = !active || job.cancel_requested;
+  const pausing = job.status === "paused" || job.pause_requested;
+  const steps = active && !job.cancel_requested ? [pausing ? "resume" : "pause", "cancel"] : [];
+  if (["failed", "cancelled"].includes(job.status)) steps.push("retry");
+  STEPS.forEach((step) => ($(`[data-do=${step}]`, node).hidden = !steps.includes(step)));
   const moment = `${phase} ${done}`;
   if (done && node.dataset.moment !== moment) picture($("img", node), `${JOBS}/${job.id}/samples.png`);
   Object.assign(node.dataset, { status: job.status, moment });
 }
 
+function stands({ status, cancel_requested: cancelling, pause_requested: pausing }, active) {
+  if (active && cancelling) return "cancelling";
+  return active && pausing ? "pausing" : status;
+}
+
 function going({ status, progress }) {
+  if (status === "paused") return "Waits to be resumed.";
   if (status !== "running") return "Waits for its turn.";
   const { phase, cur_nimg: done, total_nimg: total } = progress ?? {};
   if (phase !== "training" || !total) return `${phase ?? "starting"} …`;
