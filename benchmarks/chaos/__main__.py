@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.chaos.campaign import Campaign
+from benchmarks.chaos.companions import run_companions
 from benchmarks.chaos.injection import inject, inject_into_broken_code
 from benchmarks.chaos.operations import OPERATIONS
 from benchmarks.chaos.outcomes import Journal, rows
@@ -51,6 +52,7 @@ def run(campaign: Campaign) -> None:
     inject(campaign, INJECTED)
     try_services(campaign)
     kill_at_random(campaign)
+    run_companions(campaign)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.clients import JOB, TIMEOUT_SEC, upload
 from benchmarks.chaos.injection import Tracer
 from benchmarks.chaos.outcomes import Key, Outcome
-from benchmarks.chaos.random_kills import everything_ended, until
+from benchmarks.chaos.random_kills import everything_ended, opened, until
 from benchmarks.chaos.soundness import unsound
 
 # Of files only: a socket is written to by other calls.
@@ -106,7 +106,7 @@ def disk_fails(code: str) -> Outcome:
 def told_to_stop() -> Outcome:
     """SIGTERM while a job trains: saved, given back unharmed, and gone on with."""
     with trial() as now:
-        job_id = now.submit("job", seed=1, kimg=20).json()["id"]
+        job_id = now.submit("job", seed=1, kimg=6).json()["id"]
         until(lambda: (now.job(job_id)["progress"] or {}).get("cur_nimg", 0) > 0, JOB_SEC)
         now.child.stop()
         states = list((now.data / "runs" / job_id).glob("state.json"))
@@ -118,9 +118,10 @@ def told_to_stop() -> Outcome:
             now.ends_well(job_id)
             log = now.client.get(f"/v1/training/jobs/{job_id}/log").text
             now.expect("the trainer resumed", "resuming" in log)
-            job = now.job(job_id)
-            now.expect(f"it is at attempt 2, not {job['attempt']}", job["attempt"] == 2)
-            now.expect(f"no crash is counted, not {job['crashes']}", job["crashes"] == 0)
+            with opened(now.data) as store:
+                job = store.get_job(job_id)
+            now.expect(f"it is at attempt 2, not {job.attempt}", job.attempt == 2)
+            now.expect(f"no crash is counted, not {job.crashes}", job.crashes == 0)
     return Outcome(
         SIGTERM, "a service", "while a job trains", recovery_sec=seconds, wrong=now.wrong
     )

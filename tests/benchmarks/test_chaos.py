@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.companions import Companion, run
 from benchmarks.chaos.injection import KILL, Driver, strike
 from benchmarks.chaos.operations import MODEL, OPERATIONS, Enqueue, Finish, Operation, Register
 from benchmarks.chaos.outcomes import Journal, Outcome, rows
@@ -127,6 +128,13 @@ def test_a_stopped_campaign_goes_on_behind_its_last_whole_line(tmp_path: Path) -
     again.add(BAD)
     assert Journal.open(path, fresh=False).outcomes == [GOOD, BAD]
     assert Journal.open(path, fresh=True).outcomes == []
+
+
+def test_a_companion_that_fails_says_why_and_one_that_does_not_says_nothing() -> None:
+    script = "import sys; print('broken by seed 7'); sys.exit(int(sys.argv[1]))"
+    companion = Companion("a fault", "a thing", ("-c", script), full=2, sample=1)
+    assert run(companion, 0).good
+    assert run(companion, 1).wrong == ["exit code 1", "broken by seed 7"]
 
 
 def test_the_page_sums_up_and_tells_failures_in_full() -> None:
