@@ -26,6 +26,7 @@ T = TypeVar("T")
 Results = list[tuple[Ticket, Any]]
 
 _PARTS_AHEAD = 2  # of a stream: one that is being sent, one that is being made
+_LATE_SEC = 0.02  # a request that waited longer means that the device does not keep up
 _MAX_PART_BYTES = 16_000_000  # of pixels
 
 
@@ -52,11 +53,14 @@ class Batcher:
         max_queue_delay_ms: float,
         observer: BatchObserver,
         encoder_threads: int = 2,
+        pressure: Callable[[bool], None] = lambda on: None,
     ) -> None:
+        """pressure: told by the batcher's thread whether requests wait, so that others give way."""
         self._max_batch_size = max_batch_size
         self._max_wait_sec = max_queue_wait_ms / 1000
         self._delay_sec = max_queue_delay_ms / 1000
         self._observer = observer
+        self._pressure = pressure
         self._waiting = WaitingRoom(max_queue_size, self._max_wait_sec)
         self._closing = False
         self._changed = threading.Condition()
@@ -204,10 +208,18 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next_batch():
             began = time.monotonic()
+            self._pressure(self._is_late(batch, began))
             self._run_batch(batch)
             images = sum(part.stop - part.start for _, part in batch)
             expected = batch[0][0].loaded.sampler.seconds(images)
             self._waiting.learn(expected, time.monotonic() - began)
+            if not self.queued_images:
+                self._pressure(False)
+
+    def _is_late(self, batch: list[Part], now: float) -> bool:
+        """Whether a batch leaves images waiting for another one, or has waited long itself."""
+        waited = now - min(ticket.queued_at for ticket, _ in batch)
+        return waited > _LATE_SEC or self.queued_images > 0
 
     def _next_batch(self) -> list[Part]:
         """Tickets and which images of each come next; empty when closed and drained."""

@@ -39,6 +39,7 @@ from app.store.store import Store
 from app.supervisor import WorkerSupervisor
 from app.uploads import MAX_FORM_BYTES
 from training.model.files import locked
+from training.model.pressure import Pressure
 from training.model.registry import Registry
 from training.model.sampling import pick_device
 from training.model.threads import half_the_cores
@@ -117,12 +118,15 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             on_swap=metrics.swapped,
         )
         await to_thread.run_sync(engine.refresh)
+        pressure = Pressure(settings.pressure_path)
+        stack.callback(pressure.close)
         batcher = Batcher(
             settings.max_batch_size,
             settings.max_queue_size,
             settings.max_queue_wait_ms,
             settings.max_queue_delay_ms,
             metrics,
+            pressure=pressure.set,
         )
         batcher.start()
         stack.push_async_callback(to_thread.run_sync, batcher.close)

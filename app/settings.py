@@ -140,5 +140,9 @@ class Settings(BaseSettings):
         return self.data_dir / "evaluators"
 
     @property
+    def pressure_path(self) -> Path:
+        return self.data_dir / "pressure"
+
+    @property
     def database_path(self) -> Path:
         return self.data_dir / "noisewell.sqlite3"

@@ -165,6 +165,7 @@ def default_trainer_command(settings: Settings, slot: Slot) -> TrainerCommand:
             "--job": job.id,
             "--device": slot.kind,
             "--threads": slot.threads,
+            "--give-way": settings.pressure_path,
             **({"--base": job.base} if job.base else {}),
         }
         args = [str(part) for option in options.items() for part in option]

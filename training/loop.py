@@ -19,6 +19,10 @@ def never_collapsed(stats: dict[str, float], last: bool) -> str:
     return ""
 
 
+def never_waits() -> None:
+    """For a run that has the machine to itself."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls out to. None of it changes the course of training.
@@ -28,7 +32,7 @@ class Hooks:
     save: every `save_sec`, after a snapshot's stop, and when interrupted.
     interrupted: asked before every step. event: something a person should know of happened.
     collapsed: after every tick, with its statistics and whether it was the last one; says what of
-    the images has gone, or nothing.
+    the images has gone, or nothing. give_way: before every step; waits for who is in a hurry.
     """
 
     tick: Callable[[dict[str, float]], None]
@@ -37,6 +41,7 @@ class Hooks:
     interrupted: Callable[[], bool]
     event: Callable[[str], None] = print
     collapsed: Callable[[dict[str, float], bool], str] = never_collapsed
+    give_way: Callable[[], None] = never_waits
     tick_sec: float = 1.0
     save_sec: float = 30.0
 
@@ -79,6 +84,11 @@ def training_loop(
         if stop or overdue:
             hooks.save()
             return overdue
+
+        # Give way: time to wait is not time to train.
+        began = time.monotonic()
+        hooks.give_way()
+        looked_sec += time.monotonic() - began
 
         # Train. Sums stay on the device: reading one would wait for it.
         n = state.cur_nimg

@@ -23,7 +23,7 @@ from training.health import (
     check_weights,
 )
 from training.lookout import Lookout
-from training.loop import Hooks, never_collapsed, training_loop
+from training.loop import Hooks, never_collapsed, never_waits, training_loop
 from training.model.checkpoint import serialize
 from training.model.files import write_atomic
 from training.model.grid import make_grid
@@ -52,6 +52,7 @@ class Run:
     report: Reporter
     keep_snapshots: bool = False
     base: Base | None = None
+    give_way: Callable[[], None] = never_waits
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +189,16 @@ def _hooks(
         state.save(run_dir)
 
     collapsed = lookout or never_collapsed
-    return Hooks(tick, snapshot, save, interrupted, event, collapsed, save_sec=save_sec)
+    return Hooks(
+        tick,
+        snapshot,
+        save,
+        interrupted,
+        event,
+        collapsed,
+        give_way=run.give_way,
+        save_sec=save_sec,
+    )
 
 
 def _lookout(run: Run, state: TrainingState) -> Lookout | None:

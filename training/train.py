@@ -20,11 +20,13 @@ from training.crew import Crew, join_crew
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
 from training.health import DivergedError
+from training.loop import never_waits
 from training.memory import keep_freed_memory
 from training.metrics.evaluation import distance, told
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.checkpoint import CheckpointError
 from training.model.files import locked, write_json
+from training.model.pressure import GiveWay
 from training.model.registry import Registry, check_name, now_iso
 from training.model.rules import Rules, parse_rules
 from training.model.sampling import Sampler, pick_device
@@ -85,6 +87,7 @@ def main(
     keep_snapshots: Annotated[bool, typer.Option(help="Keep G at every snapshot.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard events.")] = False,
     job: Annotated[str | None, typer.Option(hidden=True)] = None,
+    pressure: Annotated[Path | None, typer.Option("--give-way", hidden=True)] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
 ) -> None:
     """Train a generator on a pile of images. The same command again resumes the run.
@@ -113,10 +116,11 @@ def main(
             with lock, Reporter(run_dir, crew.leads, board) as report:
                 dataset = _open_dataset(data, run_dir, report, crew)
                 origin = _origin(registry, start, run_dir)
+                give_way = never_waits if pressure is None else GiveWay(pressure)
                 plan = _plan(
                     run_dir, dataset, preset, overrides, length, seed, start, origin, crew, report
                 )
-                run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin)
+                run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin, give_way)
                 destination = Destination(model, registry, policy, gate, job) if model else None
                 cache = (data_dir if model else run_dir) / "evaluators"
                 _run(run, interrupt, until_fd, cache, destination, save_sec)

@@ -440,3 +440,16 @@ def test_whatever_happens_everyone_gets_their_own(seed: int) -> None:
             assert desk.batcher.queued_images == 0
 
     test()
+
+
+@run
+async def test_others_are_told_while_more_waits_than_a_batch_holds() -> None:
+    told: list[bool] = []
+    async with open_desk(max_batch_size=2, pressure=told.append) as desk:
+        held = await desk.hold()
+        rest = await desk.queue([desk.ask(value) for value in range(1, 4)])
+        told.clear()
+        desk.sampler.gate.set()
+        await asyncio.gather(held, *rest)
+    assert told[0]
+    assert not told[-1]

@@ -168,7 +168,7 @@ def test_the_trainer_is_told_all_a_job_asks_for(house: House) -> None:
         f"{sys.executable} -m training.train --data {data_dir}/datasets/ds_1 --run-dir runs/x"
         f" --preset tiny --kimg 2.5 --seed 0 --model mnist --data-dir {data_dir}"
         f" --promote if_better --job {job.id} --device auto"
-        f" --threads {half_the_cores()} --until fd=3.5"
+        f" --threads {half_the_cores()} --give-way {data_dir}/pressure --until fd=3.5"
         " --set lr=0.0001 --set bf16=true --set gan=rp --exit-with-stdin"
     ).split(" ")
 

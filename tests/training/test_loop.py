@@ -122,3 +122,20 @@ def test_exact_and_finite_difference_penalties_agree_on_a_network():
     error = estimates.std().item() / 400**0.5
     # Within 5 standard errors but for odds of 1 in 1.7 million, plus the bias of ε.
     assert abs(estimates.mean().item() - r1(exact)) < 5 * error + 0.02 * r1(exact)
+
+
+def test_time_to_give_way_is_not_time_to_train_and_changes_no_step(monkeypatch):
+    config = PRESETS["tiny"]
+    now = [0.0]
+
+    def wait() -> None:
+        now[0] += 100
+
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
+    ends = []
+    for give_way in (wait, lambda: None):
+        state, reals = tiny_run(config)
+        assert loop(config, state, reals, 64, give_way=give_way)
+        assert state.elapsed_sec == 0
+        ends.append(weights(state.G_ema))
+    assert torch.equal(*ends)
