@@ -8,6 +8,7 @@ from typing import Any, cast
 
 MAX_FILE_BYTES = 1_000_000
 LOG_TAIL_BYTES = 2_000
+LAST_ERROR_BYTES = 50_000
 
 Event = tuple[str, dict[str, Any]]
 
@@ -78,22 +79,21 @@ class RunFolder:
             self._told += len(events)
             self._offset += len(whole)
 
-    def log_tail(self) -> str:
-        """The end of what this attempt logged, at most 2,000 bytes, from where a line begins."""
+    def log_tail(self, limit: int = LOG_TAIL_BYTES) -> str:
+        """The end of what this attempt logged, at most `limit` bytes, from where a line begins."""
         with self.log.open("rb") as f:
             size = f.seek(0, os.SEEK_END)
-            f.seek(max(self._log_start, size - LOG_TAIL_BYTES))
-            text = f.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
-        cut = size - self._log_start > LOG_TAIL_BYTES and "\n" in text
+            f.seek(max(self._log_start, size - limit))
+            text = f.read(limit).decode("utf-8", "replace")
+        cut = size - self._log_start > limit and "\n" in text
         return (text.split("\n", 1)[1] if cut else text).strip()
 
     def error_line(self) -> str:
-        """What follows `Error:` in this attempt's last such line."""
-        tail = self.log_tail()
-        for line in reversed(tail.splitlines()):
+        """What follows `Error:` in this attempt's last such line; a launcher writes behind it."""
+        for line in reversed(self.log_tail(LAST_ERROR_BYTES).splitlines()):
             if line.startswith("Error:"):
                 return line.removeprefix("Error:").strip()
-        return f"The trainer refused its input: {tail}"
+        return f"The trainer refused its input: {self.log_tail()}"
 
 
 def _event(line: bytes) -> Event:

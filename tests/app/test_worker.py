@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.settings import Settings
@@ -17,6 +18,7 @@ from app.slots import slots
 from app.store.jobs import Job, NewJob
 from app.store.store import Store
 from app.worker import Worker, default_trainer_command
+from training.data.importing import import_dataset
 from training.model.files import locked
 from training.model.registry import FILES, Registry
 from training.model.threads import half_the_cores
@@ -578,6 +580,39 @@ def test_a_cancel_that_comes_late_promotes_nothing(house: House) -> None:
         done = house.wait(job, ended)
     assert done.status == "cancelled"
     assert house.registry.champion("mnist") == 1
+
+
+# Several processes of one job, with the real command
+
+
+def several(tmp_path: Path) -> House:
+    """A house whose jobs train with two processes, on images that `tiny` can learn."""
+    devices = {"training_devices": "cpu,cpu", "gpus_per_job": 2, "training_threads": 1}
+    house = House(tmp_path, poll_sec=0.05, **devices)
+    images = np.random.default_rng(0).integers(0, 256, (120, 28, 28), np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(120) % 2)
+    import_dataset(tmp_path / "noise.npz", house.settings.datasets_dir / "ds_1", name="noise")
+    (slot,) = slots(house.settings)
+    house.command = default_trainer_command(house.settings, slot)  # type: ignore[method-assign]
+    return house
+
+
+def test_a_job_of_two_processes_is_paused_with_its_state_and_is_told_what_it_refused(
+    tmp_path: Path,
+) -> None:
+    house = several(tmp_path)
+    job = house.queue(minutes=None, kimg=1000.0)
+    with house.working() as worker:
+        house.wait(job, lambda now: bool((now.progress or {}).get("cur_nimg")))
+        house.store.request_pause(job.id)
+        worker.wake()
+        paused = house.wait(job, lambda now: now.status == "paused")
+        refused = house.wait(house.queue(preset="cpu32"), ended)
+    assert (paused.attempt, paused.crashes) == (1, 0)
+    assert (house.run_dir(job) / "state.json").is_file()
+    assert (refused.status, refused.attempt) == ("failed", 1)
+    assert "cpu28" in (refused.error or "")
+    house.store.close()
 
 
 # Real worker processes
