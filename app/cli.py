@@ -83,10 +83,14 @@ def worker(
 ) -> None:
     """Run training jobs without serving."""
     from app.logs import configure_logs
+    from app.store.database import SchemaError
     from app.worker import run_worker
 
     configure_logs()
-    run_worker(settings_from(data_dir=data_dir, device=device))
+    try:
+        run_worker(settings_from(data_dir=data_dir, device=device))
+    except SchemaError as error:
+        fail(str(error))
 
 
 @cli.command(context_settings={**_CHILD, "help_option_names": []})

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 
 from app.store.changes import Changes
 from training.model.files import write_atomic
@@ -23,7 +24,7 @@ BUSY_TIMEOUT_SEC = 30.0
 
 
 class SchemaError(RuntimeError):
-    """The database was written by a version of noisewell that this one does not know."""
+    """The file is no database that this version of noisewell can read, or bring to its schema."""
 
 
 class Database:
@@ -45,8 +46,9 @@ class Database:
         clock: Callable[[], float] = time.time,
         token: Callable[[int], str] = secrets.token_hex,
     ) -> Self:
-        """Open or create the file and migrate it; raises SchemaError if it is from a newer version.
+        """Open or create the file and migrate it.
 
+        Raises SchemaError if it is from a newer version or no database, or if there is no room.
         A file that is migrated is first copied to `<name>.before-<schema>`, beside it.
         clock: seconds since the epoch; every time in the database is read from it.
         token: that many random bytes as hex, for the ends of ids.
@@ -57,8 +59,15 @@ class Database:
         try:
             with database._write() as conn:
                 _migrate(conn, path)
+        except (DatabaseError, OSError) as error:
+            database.close()
+            why = error.orig if isinstance(error, DatabaseError) else error
+            raise SchemaError(
+                f"{str(path)!r} cannot be opened: {why}; make room on the disk, or put a copy of it"
+                " in its place."
+            ) from error
         except BaseException:
-            engine.dispose()
+            database.close()
             raise
         return database
 

@@ -23,13 +23,14 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import ConflictError, NoisewellError
+from app.store.database import SchemaError
 from benchmarks.chaos.channel import Channel
 from benchmarks.chaos.operations import OPERATIONS, Operation
 from benchmarks.chaos.sabotage import find_sabotage
 from benchmarks.chaos.soundness import leftovers, unsound
 
 # What a caller may be told when the disk fails: errors that name what went wrong.
-EXPECTED = (OSError, DBAPIError, NoisewellError, ValueError, LookupError)
+EXPECTED = (OSError, DBAPIError, SchemaError, NoisewellError, ValueError, LookupError)
 
 
 def find(name: str) -> Operation:

@@ -105,7 +105,7 @@ def test_an_older_file_stays_as_it_is_without_a_backup(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SchemaError, match=r"cannot be opened: .*No space left"):
         Store.open(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
@@ -114,6 +114,14 @@ def test_an_older_file_stays_as_it_is_without_a_backup(
 def test_a_new_file_needs_no_backup(tmp_path: Path) -> None:
     Store.open(tmp_path / "noisewell.sqlite3").close()
     assert [p.name for p in tmp_path.iterdir()] == ["noisewell.sqlite3"]
+
+
+def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    path.write_bytes(b"no database " * 1000)
+    with pytest.raises(SchemaError, match=r"noisewell.sqlite3' cannot be opened.*not a database"):
+        Store.open(path)
+    assert path.read_bytes() == b"no database " * 1000
 
 
 def test_a_path_with_odd_characters_opens(tmp_path: Path) -> None:
