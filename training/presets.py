@@ -48,6 +48,19 @@ PRESETS: dict[str, TrainConfig] = {
     "cpu28": replace(_STRIDED, ema_fractions=(0.05,)),
     "cpu32": replace(_STRIDED, widths=(128, 64, 32)),
     "tiny": replace(_STRIDED, widths=(16, 8), z_dim=16, embed_dim=8, feature_dim=16),
+    # Six minutes of an H200 on CIFAR-10: docs/log.md, 2026-11-26.
+    "gpu32": replace(
+        _STRIDED,
+        widths=(320, 256, 128),
+        feature_dim=256,
+        batch_size=128,
+        lr_g=5e-4,
+        lr_d=5e-4,
+        gamma_final=0.005,
+        burn_in_fraction=0.6,
+        ema_fractions=(0.02, 0.05),
+        mirror=True,
+    ),
     "lite32": _LITE,
     "lite64": replace(_LITE, widths=(512, 512, 256, 128, 64), gamma=1.0, gamma_final=0.1),
     "r3gan-stacked-mnist": replace(

@@ -40,20 +40,37 @@ def parse(data: bytes, digest: str, what: str) -> dict[str, Tensor]:
     return tensors
 
 
+def narrowed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fp32 tensors in fp16, for weights that are shipped: half the bytes, 11 bits of each number.
+
+    Raises ValueError if a number is beyond what fp16 holds.
+    """
+    half = {name: t.half() if t.dtype == torch.float32 else t for name, t in tensors.items()}
+    beyond = [name for name, t in half.items() if not torch.isfinite(t).all()]
+    if beyond:
+        raise ValueError(f"{beyond[:5]} hold numbers beyond fp16's 65504; store them in fp32")
+    return half
+
+
 def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Fill `module`; raises CheckpointError if a name, a shape or a type differs."""
+    """Fill `module`, from fp16 where that was stored for fp32; raises CheckpointError if a name, a
+    shape or a type differs otherwise."""
     _check_fit(module, tensors, what)
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors)  # which widens
 
 
 def _check_fit(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     expected = {name: (t.shape, t.dtype) for name, t in module.state_dict().items()}
-    found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
+    found = {name: (t.shape, _widened(t.dtype)) for name, t in tensors.items()}
     if expected != found:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         raise CheckpointError(
             f"{what} does not fit its network: {wrong[:5]} differ in shape or type"
         )
+
+
+def _widened(stored: torch.dtype) -> torch.dtype:
+    return torch.float32 if stored == torch.float16 else stored
 
 
 def trained_generator(weights: bytes, config: NetworkConfig, what: str) -> nn.Module:

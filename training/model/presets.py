@@ -28,6 +28,7 @@ def _one_of(values: tuple[int, ...]) -> str:
 PRESETS: dict[str, PresetInfo] = {
     "cpu28": PresetInfo("strided convolutions for 28×28 on a CPU", resolutions=(28,)),
     "cpu32": PresetInfo("strided convolutions for 32×32 on a CPU", resolutions=(32,)),
+    "gpu32": PresetInfo("wide strided convolutions for 32×32, for minutes of a GPU", (32,)),
     "tiny": PresetInfo(
         "a very small strided network: tests, and a first try at 64 to 256 pixels",
         resolutions=(28, 32, 64, 128, 256),

@@ -193,14 +193,22 @@ def _certified(
         error = np.abs(_in_batches(quick, z, c, candidates[-1])[1] - pixels.astype(np.float32))
         if error.mean() <= _MAX_BF16_ERROR and agreeing(quick, config, candidates) == candidates:
             return "bf16", quick, tuple(candidates)
-    buckets = agreeing(exact, config, candidates)
+    buckets = most_agreeing(exact, config, candidates)
     if not buckets:
         raise ValueError("an image of the generator depends on the others of its batch")
     return "fp32", exact, tuple(buckets)
 
 
+def most_agreeing(graph: Graph, config: NetworkConfig, buckets: list[int]) -> list[int]:
+    """`agreeing`, with the largest bucket that agrees with itself for the reference: on a GPU an
+    image's floats may hang on its place in a large batch, and not in a smaller one."""
+    ends = range(len(buckets), 0, -1)
+    return next((found for n in ends if (found := agreeing(graph, config, buckets[:n]))), [])
+
+
 def agreeing(graph: Graph, config: NetworkConfig, buckets: list[int]) -> list[int]:
-    """Those that give each probe the exact floats of the largest one, whatever its neighbours.
+    """Those that give each probe the exact floats of the largest one, whatever its neighbours; none
+    if that one does not agree with itself.
 
     Floats are stricter than pixels: few probes tell two kernels apart.
     """
@@ -212,7 +220,7 @@ def agreeing(graph: Graph, config: NetworkConfig, buckets: list[int]) -> list[in
         floats = _in_batches(graph, z[order], c[order], bucket)[0]
         return torch.equal(floats, reference[torch.from_numpy(order)])
 
-    return [bucket for bucket in buckets if agrees(bucket)]
+    return [bucket for bucket in buckets if agrees(bucket)] if agrees(buckets[-1]) else []
 
 
 def _probes(config: NetworkConfig, seeds: Sequence[int]) -> tuple[Latents, NDArray[np.float32]]:

@@ -10,6 +10,7 @@ from training.model.checkpoint import (
     CheckpointError,
     load_generator,
     load_into,
+    narrowed,
     parse,
     read_manifest,
     serialize,
@@ -45,6 +46,20 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     assert network == TINY
     assert not generator.training
     assert not any(p.requires_grad for p in generator.parameters())
+
+
+def test_weights_stored_in_half_of_the_bytes_come_back_in_full_precision(tmp_path: Path) -> None:
+    state = tensors()
+    generator, _ = load_generator(store(tmp_path / "1", serialize(narrowed(state))))
+    for name, loaded in generator.state_dict().items():
+        assert loaded.dtype == state[name].dtype
+        assert torch.allclose(loaded, state[name], rtol=2**-11, atol=2**-24)
+
+
+def test_weights_that_half_of_the_bytes_cannot_hold_are_not_narrowed() -> None:
+    name = next(iter(tensors()))
+    with pytest.raises(ValueError, match=f"'{name}'.*store them in fp32"):
+        narrowed(tensors(**{name: torch.full_like(tensors()[name], 1e5)}))
 
 
 def test_equal_weights_are_stored_as_equal_bytes() -> None:

@@ -15,6 +15,7 @@ from training.model.sampling import (
     agreeing,
     classes_of,
     latents_of,
+    most_agreeing,
     pick_device,
 )
 
@@ -141,6 +142,20 @@ def test_a_bucket_that_answers_otherwise_is_not_used() -> None:
 
 def test_a_bucket_in_which_neighbours_show_is_not_used() -> None:
     assert agreeing(Nosy(), CONFIG, [2, 4, 8]) == []
+
+
+class Crowded:
+    """Lets an image's place show in it where a batch is larger than 4."""
+
+    def __call__(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        place = 1e-6 * torch.arange(len(z))[:, None] if len(z) > 4 else 0
+        images = (z + place)[:, :1, None, None]
+        return images, images.to(torch.uint8)
+
+
+def test_where_the_place_in_a_large_batch_shows_smaller_ones_are_used() -> None:
+    assert agreeing(Crowded(), CONFIG, [1, 2, 4, 8]) == []
+    assert most_agreeing(Crowded(), CONFIG, [1, 2, 4, 8, 16]) == [1, 2, 4]
 
 
 def test_the_certified_buckets_are_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
