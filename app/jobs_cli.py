@@ -23,7 +23,7 @@ Url = Annotated[str | None, typer.Option(help="Of the service; default NOISEWELL
 Key = Annotated[str | None, typer.Option(help="Default NOISEWELL_API_KEY, which nobody sees.")]
 JobId = Annotated[str, typer.Argument(help="Such as `noisewell jobs list` shows.")]
 
-_COLUMNS = ("model", "dataset", "length", "asked for", "")
+_COLUMNS = ("job", "model", "dataset", "length", "asked for")
 
 jobs_cli = typer.Typer(help="Training jobs of a running service.", no_args_is_help=True)
 
@@ -93,10 +93,11 @@ def list_jobs(
     if as_json:
         typer.echo(json.dumps(page, indent=2))
         return
-    table = Table(Column("job", no_wrap=True), *_COLUMNS, box=None, pad_edge=False)
+    columns = (Column(name, no_wrap=True) for name in _COLUMNS)
+    table = Table(*columns, "", box=None, pad_edge=False)
     for job in page["data"]:
         cells = (job["id"], job["model"], job["dataset_name"], _length(job))
-        table.add_row(*cells, _time(job["created_at"]), describe(job))
+        table.add_row(*cells, _time(job["created_at"])[5:16], _briefly(job))
     Console().print(table)
     if page["has_more"]:
         typer.echo(f"More: noisewell jobs list --after {page['data'][-1]['id']}", err=True)
@@ -224,6 +225,11 @@ def _about(job: dict[str, Any]) -> dict[str, Any]:
         "trained by about": times["eta"],
         "ended": times["finished_at"],
     }
+
+
+def _briefly(job: dict[str, Any]) -> str:
+    """How it stands without why: `running, training, 58 %`."""
+    return ", ".join(describe(job).partition(":")[0].split(", ")[:3])
 
 
 def _length(job: dict[str, Any]) -> str:
