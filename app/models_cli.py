@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from app.terminal import AsJson, DataDir, settings_from, told_errors
-from training.model.registry import Registry
+from training.model.registry import DamagedError, Registry
 
 models_cli = typer.Typer(help="What there is, and which version serves.", no_args_is_help=True)
 
@@ -20,9 +20,7 @@ def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> No
     registry = Registry(data_dir / "models")
     with told_errors():
         rows = [
-            {"model": model, "version": version, "champion": registry.champion(model) == version}
-            | {"created_at": registry.manifest(model, version)["created_at"]}
-            | {"fd_cnn": registry.metrics(model, version).get("fd_cnn")}
+            _row(registry, model, version)
             for model in registry.list_models()
             for version in registry.versions(model)
         ]
@@ -31,9 +29,23 @@ def models_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> No
         return
     table = Table("model", "version", "", "fd_cnn", "created")
     for row in rows:
-        cells = (row["model"], row["version"], "champion" if row["champion"] else "")
-        table.add_row(*(str(c) for c in (*cells, row["fd_cnn"], row["created_at"])))
+        state = "damaged" if row["damage"] else "champion" if row["champion"] else ""
+        cells = (row["model"], row["version"], state, row["fd_cnn"], row["created_at"])
+        table.add_row(*map(str, cells))
     Console().print(table)
+
+
+def _row(registry: Registry, model: str, version: int) -> dict[str, Any]:
+    """One that cannot be read is told among the others."""
+    row: dict[str, Any] = {"model": model, "version": version, "champion": False}
+    row |= {"created_at": None, "fd_cnn": None, "damage": None}
+    try:
+        row["created_at"] = registry.manifest(model, version)["created_at"]
+        row["fd_cnn"] = registry.metrics(model, version).get("fd_cnn")
+        row["champion"] = registry.champion(model) == version
+    except DamagedError as error:
+        row["damage"] = str(error)
+    return row
 
 
 @models_cli.command("show")

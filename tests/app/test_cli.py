@@ -318,6 +318,30 @@ def test_models_are_listed_for_programs_and_for_people(data_dir: Path) -> None:
     assert "champion" in shown
 
 
+def test_a_damaged_version_is_listed_among_the_others_and_not_promoted(
+    data_dir: Path, registry: Registry
+) -> None:
+    (registry.path("toy", 2) / "manifest.json").write_bytes(b"{")
+    rows = json.loads(run("models", "list", "--json", "--data-dir", data_dir).stdout)
+    assert [row["damage"] is None for row in rows] == [True, False, True]
+    assert "damaged" in run("models", "list", "--data-dir", data_dir).stdout
+    told = refused(run("models", "promote", "toy@2", "--data-dir", data_dir))
+    assert "toy@2 cannot be promoted" in told
+    assert registry.champion("toy") == 1
+
+
+def test_a_version_is_deleted_by_its_number_alone(data_dir: Path, registry: Registry) -> None:
+    result = run("models", "delete", "toy@2", "--data-dir", data_dir)
+    assert (result.exit_code, result.stdout) == (0, "toy@2 is deleted\n")
+    assert registry.versions("toy") == [1, 3]
+    for ref, told in (
+        ("toy", "names no version"),
+        ("toy@1", "is its champion and stays"),
+        ("toy@2", "is not registered"),
+    ):
+        assert told in refused(run("models", "delete", ref, "--data-dir", data_dir))
+
+
 def test_a_place_without_models_lists_none(tmp_path: Path) -> None:
     assert json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout) == []
 

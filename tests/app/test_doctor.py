@@ -1,15 +1,24 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import Result
 from typer.testing import CliRunner
 
 from app.cli import cli
 from app.store.store import Store
 from training.model.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """Verbs say how it is logged, for the rest of the process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

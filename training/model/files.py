@@ -52,30 +52,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish_dir(staged: Path, final: Path) -> None:
-    """Rename a fully written directory into place; raises OSError if a non-empty `final` exists.
-
-    What could not be synced is not there: a failed sync of the parent takes the rename back.
-    """
+    """Rename a fully written directory into place; raises OSError if a non-empty `final` exists."""
     for path in [*staged.rglob("*"), staged]:
         fsync(path)
-    staged.rename(final)
+    rename(staged, final)
+
+
+def rename(path: Path, final: Path) -> None:
+    """Rename within a directory, for good: what a failed sync makes doubtful is taken back."""
+    path.rename(final)
     try:
         fsync(final.parent)
     except OSError:
-        final.rename(staged)
+        final.rename(path)
         raise
-
-
-def hide_dir(path: Path, hidden: Path) -> None:
-    """Rename a directory out of sight for good; the power may fail after this."""
-    path.rename(hidden)
-    fsync(hidden.parent)
 
 
 def hide(path: Path) -> Path:
     """Rename a file or a directory to a leftover of ours, out of sight, and return where it is."""
     hidden = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    hide_dir(path, hidden)
+    rename(path, hidden)
     return hidden
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from training.model.files import sha256_bytes
 
 SEAL = "seal"
+_HELP = "restore the file, or run noisewell doctor --repair"
 
 
 class DamagedError(ValueError):
@@ -29,14 +30,14 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
         if not isinstance(value, dict):
-            raise DamagedError(f"{what} holds no JSON object; restore the file")
+            raise DamagedError(f"{what} holds no JSON object; {_HELP}")
         found = cast(dict[str, Any], value)
         if SEAL in found and sealed(found) != found:
-            raise DamagedError(f"{what} was changed since it was written; restore the file")
+            raise DamagedError(f"{what} was changed since it was written; {_HELP}")
     except DamagedError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{what} cannot be read: {error}; restore the file") from error
+        raise DamagedError(f"{what} cannot be read: {error}; {_HELP}") from error
     return found
 
 
@@ -44,7 +45,7 @@ def parse_manifest(data: bytes, what: str) -> dict[str, Any]:
     """manifest.json of a version. Raises DamagedError naming `what`."""
     manifest = parse_object(data, what)
     if SEAL not in manifest and manifest.get("format", 1) != 1:
-        raise DamagedError(f"{what} has lost its seal; restore the file")
+        raise DamagedError(f"{what} has lost its seal; {_HELP}")
     return manifest
 
 
@@ -63,4 +64,4 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}; restore the file") from error
+        raise DamagedError(f"{path} cannot be read: {error}; {_HELP}") from error

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from training.model.files import (
-    hide_dir,
     locked,
     publish_dir,
     remove,
+    rename,
     sha256_bytes,
     sha256_file,
     staging_dir,
@@ -197,7 +197,7 @@ class Registry:
                     "version first."
                 )
             hidden = path.with_name(f".{version}.deleted")
-            hide_dir(path, hidden)
+            rename(path, hidden)
             empty(hidden)
 
     def damage(self, model: str, version: int) -> str | None:
@@ -243,7 +243,7 @@ class Registry:
         path = self.path(model, version)
         hidden = path.with_name(f".{version}.quarantined")
         with self._locked(model):
-            hide_dir(path, hidden)
+            rename(path, hidden)
         return hidden
 
     def _derived(self, model: str, good: list[int]) -> list[int]:
@@ -278,7 +278,8 @@ class Registry:
             return {}
         stored = read_object(path)
         named = {name: stored[name] for name in ALIASES if stored.get(name) is not None}
-        if not stored.keys() <= _ALIAS_FIELDS or not all(type(v) is int for v in named.values()):
+        well_formed = "champion" in named and all(type(v) is int for v in named.values())
+        if not (well_formed and stored.keys() <= _ALIAS_FIELDS):
             raise DamagedError(f"{path} is no file of aliases; restore it or run doctor --repair")
         return named
 

@@ -10,6 +10,7 @@ import pytest
 from training.model.files import (
     locked,
     publish_dir,
+    rename,
     sha256_bytes,
     sha256_file,
     staging_dir,
@@ -74,6 +75,25 @@ def test_a_published_directory_is_never_replaced(tmp_path: Path) -> None:
             publish_dir(staged, tmp_path / "1")
     assert (tmp_path / "1" / "a").read_bytes() == b"1"
     assert names(tmp_path) == ["1"]
+
+
+def test_a_rename_that_cannot_be_synced_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        if path == tmp_path:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("training.model.files.fsync", fail)
+    with staging_dir(tmp_path, "v") as staged:
+        (staged / "a").write_bytes(b"1")
+        with pytest.raises(OSError, match="Input/output"):
+            publish_dir(staged, tmp_path / "1")
+    assert names(tmp_path) == []
+    (tmp_path / "2").mkdir()
+    with pytest.raises(OSError, match="Input/output"):
+        rename(tmp_path / "2", tmp_path / ".2.deleted")
+    assert names(tmp_path) == ["2"]
 
 
 def test_a_lock_is_held_against_another_holder(tmp_path: Path) -> None:

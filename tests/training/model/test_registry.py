@@ -318,7 +318,7 @@ def test_a_kill_while_deleting_leaves_the_whole_version_or_none(
     def die(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr("training.model.files.Path.rename", die)
+    monkeypatch.setattr("training.model.registry.rename", die)
     with pytest.raises(SystemExit):
         three.delete("toy", 3)
     assert three.damage("toy", 3) is None
