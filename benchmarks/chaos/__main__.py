@@ -22,7 +22,7 @@ from benchmarks.chaos.report import PAGE, ROOT, commit_of_code, table, write_pag
 from benchmarks.chaos.services import try_services
 
 WORK = ROOT / ".work" / "chaos"
-INJECTED = (*(operation.name for operation in OPERATIONS), "checkpoint")
+INJECTED = (*(operation.name for operation in OPERATIONS), "checkpoint", "export", "import")
 
 
 def main(

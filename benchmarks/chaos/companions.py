@@ -33,6 +33,13 @@ COMPANIONS = (
         sample=500,
     ),
     Companion(
+        "every bit flipped, files mutated",
+        "a version",
+        ("benchmarks/mutations.py", "--n"),
+        full=100_000,
+        sample=1_000,
+    ),
+    Companion(
         "stopped past its lease and continued",
         "a worker",
         ("benchmarks/stopped_worker.py", "--tries"),

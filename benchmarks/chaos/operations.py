@@ -1,7 +1,7 @@
 """Owns what is tried: each operation on a data folder, and how often it has taken effect there.
 
-No torch here, so that a process that does one of them starts in half a second; the one that needs
-it is in checkpoint.py.
+No torch here, so that a process that does one of them starts in half a second; those that need
+it are in weights.py.
 """
 
 import os
@@ -15,10 +15,13 @@ from alembic.config import Config
 from sqlalchemy import URL, create_engine
 
 from app.errors import ConflictError
+from app.retention import collect
+from app.settings import Settings
 from app.store.database import MIGRATIONS
 from app.store.jobs import Idempotency, Job, NewJob
 from app.store.store import Store
 from benchmarks.chaos.soundness import DATABASE
+from training.model.files import sha256_bytes, write_json
 from training.model.registry import Registry
 
 MODEL = "toy"
@@ -261,6 +264,30 @@ def count_events(store: Store, kind: str) -> int:
     return sum(event.type == kind for event in events)
 
 
+class Gc(Operation):
+    """Two runs that ended: the older folder goes whole, the newer one loses its state."""
+
+    def prepare(self, data: Path) -> None:
+        Store.open(data / DATABASE).close()
+        for run_dir in (data / "runs" / "job_1", data / "runs" / "job_2"):
+            run_dir.mkdir(parents=True)
+            for name in ("state-1.safetensors", "samples.png", "log.txt"):
+                (run_dir / name).write_bytes(FILES["generator.safetensors"])
+            digest = sha256_bytes(FILES["generator.safetensors"])
+            write_json(run_dir / "state.json", {"file": "state-1.safetensors", "sha256": digest})
+            write_json(run_dir / "progress.json", {})
+
+    def begin(self, data: Path, now: Callable[[], float] = time.time) -> Act:
+        settings = Settings(data_dir=data, max_run_folders=1, max_runs_bytes=0)
+        store, registry = Store.open(data / DATABASE), Registry(data / "models")
+        return lambda: collect(settings, store, registry, dry_run=False)
+
+    def effects(self, data: Path) -> int:
+        runs = data / "runs"
+        names = {path.name for path in runs.glob("job_2/state*")}
+        return int(not (runs / "job_1").exists() and not names)
+
+
 # The registry
 
 
@@ -346,6 +373,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Resume(),
     Retry(),
     Migrate(),
+    Gc(),
     Register(),
     RegisterFirst(),
     Promote(),
