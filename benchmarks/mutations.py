@@ -5,7 +5,7 @@
 A model of two tiny versions is damaged, one file at a time (weights, manifest, aliases), and read
 as the service reads it. It must be refused or be what it was: `unchanged` if the mutation said
 nothing, such as a space. What is WRONG, or any exception but those of damage, ends the command with
-1. The same seed gives the same mutations.
+1. A seed draws the same kinds and places; the digests they hit name the hour they were made in.
 """
 
 import random
