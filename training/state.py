@@ -74,13 +74,14 @@ class TrainingState:
     def save(self, run_dir: Path) -> None:
         """Write state-<nimg>.safetensors, point state.json at it, drop older ones not pinned.
 
-        Raises DivergedError, and keeps the one before, if a weight or a moment is not finite.
+        Keeps the one before, and raises DivergedError if a weight or a moment is not finite,
+        OSError with the bytes that are needed if they cannot be written.
         """
         self.check()
         data = serialize(self._tensors())
         # A pinned state must not be overwritten by the one that a rollback makes of it.
         name = f"state-{self.cur_nimg:012d}-{self.rollbacks}.safetensors"
-        write_atomic(run_dir / name, data)
+        _write(run_dir / name, data)
         pointer = {
             "file": name,
             "sha256": sha256_bytes(data),
@@ -134,6 +135,14 @@ class TrainingState:
             for i, slots in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{slot}": t for slot, t in slots.items()}
         return tensors
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        needed = f"{error.strerror}, {len(data):,} bytes are needed"
+        raise OSError(error.errno or 0, needed, str(path)) from error
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -218,3 +219,33 @@ def test_a_run_that_reaches_its_target_stops_early(dataset, tmp_path):
     done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 2, *FAST, "--until", "fd=1e6")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "state.json").read_text())["cur_nimg"] < 2000
+
+
+FULL_DISK = """
+import errno, sys
+from training import state
+from training.train import cli
+
+write, calls = state.write_atomic, []
+
+def full(path, data):
+    calls.append(path)
+    if len(calls) > 1:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    write(path, data)
+
+state.write_atomic = full
+cli(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_ends_a_run_with_its_last_state_and_the_bytes_it_needs(dataset, tmp_path):
+    command = ["--data", dataset, "--run-dir", tmp_path, "--kimg", 0.064, *FAST, "--save-sec", 0]
+    run = [sys.executable, "-c", FULL_DISK, *map(str, command)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 74
+    assert re.search(r"No space left on device, [0-9,]+ bytes are needed", done.stderr)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert (tmp_path / state["file"]).is_file()
+    again = train(*command)
+    assert again.returncode == 0, again.stderr
