@@ -1,6 +1,7 @@
 """Owns the models in memory: loads versions, checks them, and swaps the champion of each model."""
 
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -99,11 +100,20 @@ class Engine:
     def device(self) -> torch.device:
         return self._device
 
-    def refresh(self) -> None:
-        """Follow the aliases: load what became champion, keep the old one if that is broken."""
+    def refresh(self, max_bytes: float = math.inf) -> None:
+        """Follow the aliases: load what became champion, keep the old one if that is broken.
+
+        Small models come first. When one serves and weights of `max_bytes` were read, others are
+        left to the next look, or to the first who asks for them: a large model must not keep a
+        service from starting.
+        """
         with self._loading:
-            models = self._registry.list_models()
-            for model in models:
+            models, read = self._registry.list_models(), 0
+            for model in sorted(models, key=self._weights_bytes):
+                if model not in self._serving:
+                    read += self._weights_bytes(model)
+                    if self._serving and read > max_bytes:
+                        break
                 try:
                     self._follow(model)
                 except (DamagedError, OSError) as error:
@@ -111,6 +121,15 @@ class Engine:
             for gone in self._serving.keys() - set(models):
                 del self._serving[gone]
             self._forget_deleted()
+
+    def _weights_bytes(self, model: str) -> int:
+        """Of its champion, or of any version if that cannot be told."""
+        try:
+            version = self._registry.champion(model) or self._registry.versions(model)[-1]
+            path = self._registry.path(model, version) / "generator.safetensors"
+            return path.stat().st_size
+        except (DamagedError, LookupError, OSError):
+            return 0
 
     def _forget_deleted(self) -> None:
         """Take out of memory what is no longer registered, but for what serves."""

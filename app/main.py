@@ -117,7 +117,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             settings.max_loaded_bytes,
             on_swap=metrics.swapped,
         )
-        await to_thread.run_sync(engine.refresh)
+        await to_thread.run_sync(engine.refresh, settings.max_startup_bytes)
         pressure = Pressure(settings.pressure_path)
         stack.callback(pressure.close)
         batcher = Batcher(

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     max_image_streams: int = Field(default=16, ge=1)
     image_cache_bytes: int = Field(default=64_000_000, ge=0)
     max_loaded_bytes: int = Field(default=2_000_000_000, ge=1)
+    max_startup_bytes: int = Field(default=4_000_000, ge=0)
 
     # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to.
     max_body_bytes: int = Field(default=1_000_000, ge=1)

@@ -42,6 +42,15 @@ def test_the_digits_in_the_box_can_be_served(registry: Registry) -> None:
     assert sum(sizes) < 4e6
 
 
+def test_the_small_photographs_in_the_box_can_be_served(registry: Registry) -> None:
+    install_bundled(registry)
+    loaded = Engine(registry, torch.device("cpu"), 4, 1).get("cifar10", None)
+    assert loaded.class_names[:3] == ("airplane", "automobile", "bird")
+    assert loaded.sampler.from_seeds([7]).shape == (1, 32, 32, 3)
+    sizes = [path.stat().st_size for path in registry.path("cifar10", 1).iterdir()]
+    assert sum(sizes) < 12e6
+
+
 def test_an_empty_box_installs_nothing(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "box" / "no model").mkdir(parents=True)
     install_bundled(registry, tmp_path / "box")

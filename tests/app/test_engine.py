@@ -94,6 +94,25 @@ def test_every_model_is_served_by_its_champion(two: Registry, make_version: Make
     assert serving(engine) == {"toy": 2, "other": 1}
 
 
+def test_a_service_starts_with_its_small_models_and_takes_the_others_next(
+    two: Registry, make_version: Make
+) -> None:
+    make_version(two, "large", resolution=32)
+    make_version(two, "small")
+    engine = make_engine(two)
+    small = (two.path("small", 1) / "generator.safetensors").stat().st_size
+    engine.refresh(max_bytes=2 * small)
+    assert serving(engine) == {"small": 1, "toy": 1}
+    engine.refresh()
+    assert serving(engine) == {"small": 1, "toy": 1, "large": 1}
+
+
+def test_a_large_model_on_its_own_is_there_from_the_start(two: Registry) -> None:
+    engine = make_engine(two)
+    engine.refresh(max_bytes=0)
+    assert serving(engine) == {"toy": 1}
+
+
 def test_a_loaded_version_knows_itself(two: Registry) -> None:
     loaded = make_engine(two).get("toy", 2)
     manifest = two.manifest("toy", 2)
