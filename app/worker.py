@@ -119,6 +119,7 @@ class Worker:
         else:
             log.info("worker started", worker=self.name)
             self._alone = True
+            self._store.free_jobs_of(_has_died)
             self._caretaker.tidy()
         return self._alone
 
@@ -146,6 +147,26 @@ class Worker:
             self._free.append(slot)
             self._news.set()
             self._caretaker.tidy()
+
+
+def _has_died(worker: str) -> bool:
+    """Whether the worker of this name ran on this machine and its process is gone.
+
+    A wrong yes would do no harm: what that worker writes is refused, and its trainer holds the lock
+    of the run folder until it ends.
+    """
+    parts = worker.rsplit(":", 2)
+    return parts[0] == socket.gethostname() and len(parts) == 3 and not _is_alive(int(parts[1]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 def default_trainer_command(settings: Settings, slot: Slot) -> TrainerCommand:

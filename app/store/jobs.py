@@ -319,6 +319,13 @@ class JobStore(Database):
             _append(conn, job.id, "started", now, {"attempt": job.attempt, "worker": worker})
             return job
 
+    def free_jobs_of(self, died: Callable[[str], bool]) -> None:
+        """Free the jobs of workers of which `died` is sure, before their leases run out."""
+        with self._write() as conn:
+            for job in _running(conn):
+                if job.worker is not None and died(job.worker):
+                    self._requeue(conn, job, f"Worker {job.worker} died.", crashes=job.crashes + 1)
+
     def renew_lease(self, job: Job, lease_sec: float) -> bool:
         """Hold the job for `lease_sec` more seconds from now; False if it is no longer held."""
         renewed = update(jobs).where(_held(job)).values(lease_until=self._clock() + lease_sec)
@@ -433,9 +440,7 @@ class JobStore(Database):
             return True
 
     def _free_expired(self, conn: Connection) -> None:
-        now = self._clock()
-        expired = select(jobs).where(jobs.c.status == "running", jobs.c.lease_until < now)
-        for job in [_job(row) for row in conn.execute(expired).mappings()]:
+        for job in _running(conn, jobs.c.lease_until < self._clock()):
             reason = f"Worker {job.worker} went silent."
             self._requeue(conn, job, reason, crashes=job.crashes + 1)
 
@@ -502,6 +507,11 @@ def _held(job: Job) -> ColumnElement[bool]:
         jobs.c.worker == job.worker,
         jobs.c.attempt == job.attempt,
     )
+
+
+def _running(conn: Connection, *where: ColumnElement[bool]) -> list[Job]:
+    query = select(jobs).where(jobs.c.status == "running", *where)
+    return [_job(row) for row in conn.execute(query).mappings()]
 
 
 def _job(row: RowMapping) -> Job:

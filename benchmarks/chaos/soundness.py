@@ -125,10 +125,7 @@ def _aliases(model: Path, versions: list[int]) -> Iterator[str]:
         yield f"{path} is half a file"
         return
     if not aliases:
-        # A first version whose registering was cut off here: the next one, or a retry, sets it,
-        # and the newest version serves meanwhile.
-        if versions != [1]:
-            yield f"{model.name} has versions {versions} and no champion"
+        yield f"{model.name} has versions {versions} and no champion"
         return
     champion, previous = (aliases.get(name) for name in ("champion", "previous"))
     if champion not in versions:

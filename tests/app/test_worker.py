@@ -2,6 +2,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -193,6 +194,27 @@ def test_a_job_runs_to_its_result(house: House) -> None:
     assert done.result is not None
     assert done.result["decision"] == {"promote": False, "reason": "worse"}
     assert house.events(job) == ["queued", "started", "succeeded"]
+
+
+def test_the_job_of_a_worker_that_died_goes_on_before_its_lease_ends(house: House) -> None:
+    house.trainer(succeed({"promote": False, "reason": "worse"}, champion=1))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    job = house.queue()
+    house.store.claim_job(f"{socket.gethostname()}:{dead.pid}:0badf00d", lease_sec=3600)
+    with house.working():
+        done = house.wait(job, ended)
+    assert (done.status, done.attempt, done.crashes) == ("succeeded", 2, 1)
+
+
+@pytest.mark.parametrize("where", ["elsewhere:1:0badf00d", f"{socket.gethostname()}:1:0badf00d"])
+def test_the_job_of_a_worker_that_may_be_alive_is_left_to_it(house: House, where: str) -> None:
+    house.trainer(succeed({"promote": False, "reason": "worse"}, champion=1))
+    held, waiting = house.queue(), house.queue()
+    house.store.claim_job(where, lease_sec=3600)
+    with house.working():
+        house.wait(waiting, ended)
+    assert house.store.get_job(held.id).worker == where
 
 
 def test_jobs_run_one_after_another_when_woken(tmp_path: Path) -> None:
