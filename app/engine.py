@@ -238,7 +238,11 @@ class Engine:
             self._serving[model] = version
             if version == wanted:
                 self._refused.pop(model, None)
-            log.info("serving", model=model, version=version, instead_of=wanted or "no champion")
+                log.info("serving", model=model, version=version)
+            else:
+                log.warning(
+                    "serving another version", model=model, version=version, champion=wanted
+                )
             self._on_swap(model, version)
             return
 

@@ -57,6 +57,17 @@ class Destination:
     job: str | None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command said of the training itself; start: the version it goes on from."""
+
+    preset: str | None
+    overrides: dict[str, object]
+    length: Length
+    seed: int
+    start: str | None
+
+
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -102,14 +113,14 @@ def main(
         keep_freed_memory()
         try:
             crew = join_crew(pick_device(device))
-            overrides = parse_overrides(settings or [])
-            length = Length(minutes, kimg)
+            overrides, length = parse_overrides(settings or []), Length(minutes, kimg)
             until_fd = _parse_until(until)
             policy, gate = _parse_policy(promote), parse_rules(rules or [])
             if model is not None:
                 check_name(model)
             registry = Registry(data_dir / "models")
             start = None if base is None else base_ref(registry, base)
+            asked = Asked(preset, overrides, length, seed, start)
             run_dir.mkdir(parents=True, exist_ok=True)
             board = open_board(run_dir) if tensorboard and crew.leads else None
             lock = locked(run_dir / "lock", wait=False) if crew.leads else nullcontext()
@@ -117,9 +128,7 @@ def main(
                 dataset = _open_dataset(data, run_dir, report, crew)
                 origin = _origin(registry, start, run_dir)
                 give_way = never_waits if pressure is None else GiveWay(pressure)
-                plan = _plan(
-                    run_dir, dataset, preset, overrides, length, seed, start, origin, crew, report
-                )
+                plan = _plan(asked, origin, run_dir, dataset, crew, report)
                 run = Run(plan, dataset, run_dir, crew, report, keep_snapshots, origin, give_way)
                 destination = Destination(model, registry, policy, gate, job) if model else None
                 cache = (data_dir if model else run_dir) / "evaluators"
@@ -212,23 +221,20 @@ def _register(
 
 
 def _plan(
+    asked: Asked,
+    origin: Base | None,
     run_dir: Path,
     dataset: Dataset,
-    preset: str | None,
-    overrides: dict[str, object],
-    length: Length,
-    seed: int,
-    start: str | None,
-    origin: Base | None,
     crew: Crew,
     report: Reporter,
 ) -> Plan:
-    name = preset_for(preset, dataset.resolution, dataset.channels)
-    config = override(PRESETS[name], overrides)
-    asked = asked_for(config, name, length, seed, dataset.hash, start)
-    plan = stored_plan(run_dir, config, asked)
+    name = preset_for(asked.preset, dataset.resolution, dataset.channels)
+    config = override(PRESETS[name], asked.overrides)
+    length, seed = asked.length, asked.seed
+    same = asked_for(config, name, length, seed, dataset.hash, asked.start)
+    plan = stored_plan(run_dir, config, same)
     if not crew.agree([plan is None])[0]:
-        plan = plan or stored_plan(run_dir, config, asked)
+        plan = plan or stored_plan(run_dir, config, same)
         assert plan is not None
         return plan
     warnings = check_fit(config, dataset, crew.size)
@@ -237,7 +243,7 @@ def _plan(
         check_base(origin, network, dataset)
     use_bf16 = wants_bf16(config.precision, crew.device)
     about_base = None if origin is None else origin.about()
-    plan = Plan(config, network, use_bf16, seed, 0, None, asked, about_base)
+    plan = Plan(config, network, use_bf16, seed, 0, None, same, about_base)
     if length.minutes is not None:
         report.phase("measuring speed")
     minutes = length.minutes or 1.0
@@ -256,7 +262,7 @@ def _plan(
             report.event("warning", warning, 0, 0.0)
     crew.wait()
     # What the leader measured and wrote is the plan of all.
-    stored = stored_plan(run_dir, config, asked)
+    stored = stored_plan(run_dir, config, same)
     assert stored is not None
     return stored
 
