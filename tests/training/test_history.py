@@ -43,9 +43,10 @@ def test_what_a_resume_trained_anew_is_told_once_and_as_it_was_last(tmp_path):
     assert told.evaluations == told.stats
 
 
-def test_events_are_all_told_in_the_order_they_happened(tmp_path):
-    events = [{"cur_nimg": n, "event": "rolled_back"} for n in (512, 512, 256)]
-    write_lines(tmp_path / "events.jsonl", *events)
+def test_events_for_people_are_all_told_in_the_order_they_happened(tmp_path):
+    events = [{"cur_nimg": n, "event": "rolled_back", "text": "NaN"} for n in (512, 512, 256)]
+    for_programs = {"cur_nimg": 300, "event": "samples", "file": "samples/300.png"}
+    write_lines(tmp_path / "events.jsonl", *events[:2], for_programs, events[2])
     assert read_history(tmp_path).events == events
 
 

@@ -13,6 +13,7 @@ from training import run
 from training.crew import Crew
 from training.data.dataset import Dataset
 from training.health import DivergedError
+from training.history import read_history
 from training.lookout import BUDGET, Lookout
 from training.plan import Plan
 from training.presets import PRESETS
@@ -128,7 +129,8 @@ def watched_run(
 
 
 def events(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    """What a person should know of."""
+    return read_history(run_dir).events
 
 
 def test_a_collapse_is_told_rolled_back_and_met_with_more_penalty_and_lower_rates(
