@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
@@ -59,7 +60,7 @@ class Database:
         try:
             with database._write() as conn:
                 _migrate(conn, path)
-        except (DatabaseError, OSError) as error:
+        except (DatabaseError, CommandError, OSError) as error:
             database.close()
             why = error.orig if isinstance(error, DatabaseError) else error
             raise SchemaError(

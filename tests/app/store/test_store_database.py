@@ -9,6 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.exc import OperationalError
 
@@ -122,6 +123,22 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"noisewell.sqlite3' cannot be opened.*not a database"):
         Store.open(path)
     assert path.read_bytes() == b"no database " * 1000
+
+
+def test_migrations_that_cannot_be_read_leave_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    write_schema_1(path)
+    before = path.read_bytes()
+
+    def unreadable(*_: object) -> None:
+        raise CommandError("Can't locate revision identified by '0001'")
+
+    monkeypatch.setattr("app.store.database.command.upgrade", unreadable)
+    with pytest.raises(SchemaError, match=r"cannot be opened: Can't locate revision"):
+        Store.open(path)
+    assert path.read_bytes() == before
 
 
 def test_a_path_with_odd_characters_opens(tmp_path: Path) -> None:
