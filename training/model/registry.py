@@ -279,7 +279,8 @@ class Registry:
         stored = read_object(path)
         named = {name: stored[name] for name in ALIASES if stored.get(name) is not None}
         well_formed = "champion" in named and all(type(v) is int for v in named.values())
-        if not (well_formed and stored.keys() <= _ALIAS_FIELDS):
+        # Of an older file without a seal all other fields must be there: one cut short has fewer.
+        if not (well_formed and stored.keys() | {SEAL} == _ALIAS_FIELDS):
             raise DamagedError(f"{path} is no file of aliases; restore it or run doctor --repair")
         return named
 
@@ -288,7 +289,7 @@ class Registry:
         self._write_aliases(model, {"champion": version, "previous": before}, reason)
 
     def _write_aliases(self, model: str, aliases: Mapping[str, int | None], reason: str) -> None:
-        value = {**aliases, "reason": reason, "changed_at": now_iso()}
+        value = {**dict.fromkeys(ALIASES), **aliases, "reason": reason, "changed_at": now_iso()}
         write_json(self.root / model / "aliases.json", sealed(value))
 
     def _publish(

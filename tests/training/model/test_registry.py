@@ -395,6 +395,18 @@ def test_files_from_before_the_seal_are_read(three: Registry) -> None:
     assert three.manifest("toy", 1)["version"] == 1
 
 
+@pytest.mark.parametrize("kept", [("champion",), ("champion", "previous", "reason")])
+def test_aliases_that_lost_their_end_are_not_taken_for_older_ones(
+    three: Registry, kept: tuple[str, ...]
+) -> None:
+    three.promote("toy", 2, "better")
+    path = three.root / "toy" / "aliases.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({name: stored[name] for name in kept}))
+    with pytest.raises(DamagedError, match="no file of aliases"):
+        three.aliases("toy")
+
+
 # Several at once
 
 
