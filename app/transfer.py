@@ -15,7 +15,7 @@ import torch
 from app.errors import BadRequestError, ConflictError, TooLargeError
 from training.model.checkpoint import CheckpointError, checked_generator
 from training.model.files import replacing, sha256_bytes
-from training.model.manifest import SEAL, DamagedError, parse_manifest, parse_object
+from training.model.manifest import SEAL, DamagedError, parse_object
 from training.model.registry import FILE_NAME, FILES, Registry, check_name
 from training.model.sampling import Sampler
 
@@ -107,7 +107,7 @@ def _checked(files: Mapping[str, bytes], what: str) -> dict[str, Any]:
     if len(data) > MAX_MANIFEST_BYTES:
         _refuse(what, f"its manifest has {len(data):,} bytes, over {MAX_MANIFEST_BYTES:,}")
     try:
-        manifest = parse_manifest(data, f"{what}'s manifest.json")
+        manifest = parse_object(data, f"{what}'s manifest.json")
         _check_digests(manifest, files, what)
         parse_object(files["metrics.json"], f"{what}'s metrics.json")
         generator, network = checked_generator(files["generator.safetensors"], manifest, what)

@@ -26,7 +26,7 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object, as it was sealed if it was. Raises DamagedError naming `what`."""
+    """A JSON object; sealed, unless it is of format 1. Raises DamagedError naming `what`."""
     try:
         value = json.loads(data)
         if not isinstance(value, dict):
@@ -34,19 +34,13 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
         found = cast(dict[str, Any], value)
         if SEAL in found and sealed(found) != found:
             raise DamagedError(f"{what} was changed since it was written; {_HELP}")
+        if SEAL not in found and found.get("format", 1) != 1:
+            raise DamagedError(f"{what} has lost its seal; {_HELP}")
     except DamagedError:
         raise
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{what} cannot be read: {error}; {_HELP}") from error
     return found
-
-
-def parse_manifest(data: bytes, what: str) -> dict[str, Any]:
-    """manifest.json of a version. Raises DamagedError naming `what`."""
-    manifest = parse_object(data, what)
-    if SEAL not in manifest and manifest.get("format", 1) != 1:
-        raise DamagedError(f"{what} has lost its seal; {_HELP}")
-    return manifest
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -56,8 +50,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_manifest(version_dir: Path) -> dict[str, Any]:
     """manifest.json of a version directory. Raises like `read_object`."""
-    path = version_dir / "manifest.json"
-    return parse_manifest(_bytes(path), str(path))
+    return read_object(version_dir / "manifest.json")
 
 
 def _bytes(path: Path) -> bytes:

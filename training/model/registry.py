@@ -28,7 +28,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 FILE_NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 FORMAT = 2  # 1 had no seal
 ALIASES: tuple[str, ...] = ("champion", "previous")
-_ALIAS_FIELDS = {*ALIASES, "reason", "changed_at", SEAL}
+_OLD_ALIAS_FIELDS = {*ALIASES, "reason", "changed_at"}
+_ALIAS_FIELDS = {*_OLD_ALIAS_FIELDS, "format", SEAL}
 _USED = re.compile(r"([1-9]\d*)|\.([1-9]\d*)\.(deleted|quarantined)")
 FILES = ("generator.safetensors", "card.md", "samples.png", "metrics.json")
 
@@ -279,8 +280,8 @@ class Registry:
         stored = read_object(path)
         named = {name: stored[name] for name in ALIASES if stored.get(name) is not None}
         well_formed = "champion" in named and all(type(v) is int for v in named.values())
-        # Of an older file without a seal all other fields must be there: one cut short has fewer.
-        if not (well_formed and stored.keys() | {SEAL} == _ALIAS_FIELDS):
+        # All fields of either format: what was cut short has fewer.
+        if not (well_formed and stored.keys() in (_ALIAS_FIELDS, _OLD_ALIAS_FIELDS)):
             raise DamagedError(f"{path} is no file of aliases; restore it or run doctor --repair")
         return named
 
@@ -289,7 +290,8 @@ class Registry:
         self._write_aliases(model, {"champion": version, "previous": before}, reason)
 
     def _write_aliases(self, model: str, aliases: Mapping[str, int | None], reason: str) -> None:
-        value = {**dict.fromkeys(ALIASES), **aliases, "reason": reason, "changed_at": now_iso()}
+        named = {**dict.fromkeys(ALIASES), **aliases}
+        value = {"format": FORMAT, **named, "reason": reason, "changed_at": now_iso()}
         write_json(self.root / model / "aliases.json", sealed(value))
 
     def _publish(

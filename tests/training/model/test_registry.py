@@ -384,13 +384,14 @@ def test_a_quarantined_version_is_out_of_sight_and_keeps_its_number(three: Regis
 
 
 def test_files_from_before_the_seal_are_read(three: Registry) -> None:
-    old: dict[Path, dict[str, int]] = {
-        three.root / "toy" / "aliases.json": {},
+    aliases = three.root / "toy" / "aliases.json"
+    for path, format_1 in {
+        aliases: {},
         three.path("toy", 1) / "manifest.json": {"format": 1},
-    }
-    for path, changes in old.items():
-        stored = {**json.loads(path.read_text()), **changes}
-        path.write_text(json.dumps({name: stored[name] for name in stored if name != "seal"}))
+    }.items():
+        stored = json.loads(path.read_text())
+        kept = {name: stored[name] for name in stored if name not in ("seal", "format")}
+        path.write_text(json.dumps({**format_1, **kept}))
     assert three.aliases("toy") == {"champion": 1}
     assert three.manifest("toy", 1)["version"] == 1
 
