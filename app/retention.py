@@ -4,7 +4,6 @@ Everything that goes is renamed out of sight before it is removed, so a kill lea
 leaves a leftover for the next time. What a job that has not ended needs is never touched.
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from app.pids import is_alive
 from app.settings import Settings
 from app.store.store import Store
 from training.model.files import hide, locked, remove
@@ -78,17 +78,7 @@ def _is_left(path: Path) -> bool:
         age_sec = time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return False
-    return match is not None and (age_sec > _DAY_SEC or not _is_alive(int(match[1])))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return match is not None and (age_sec > _DAY_SEC or not is_alive(int(match[1])))
 
 
 def _removed(path: Path) -> bool:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from app.attempt import Attempt, TrainerCommand
 from app.caretaker import Caretaker
 from app.logs import configure_logs
+from app.pids import is_alive
 from app.settings import Settings
 from app.slots import Slot, slots
 from app.store.database import SchemaError
@@ -156,17 +157,7 @@ def _has_died(worker: str) -> bool:
     of the run folder until it ends.
     """
     parts = worker.rsplit(":", 2)
-    return parts[0] == socket.gethostname() and len(parts) == 3 and not _is_alive(int(parts[1]))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return True
+    return parts[0] == socket.gethostname() and len(parts) == 3 and not is_alive(int(parts[1]))
 
 
 def default_trainer_command(settings: Settings, slot: Slot) -> TrainerCommand:
