@@ -109,11 +109,13 @@ class Engine:
         """
         with self._loading:
             models, read = self._registry.list_models(), 0
-            for model in sorted(models, key=self._weights_bytes):
-                if model not in self._serving:
-                    read += self._weights_bytes(model)
-                    if self._serving and read > max_bytes:
-                        break
+            new = {
+                model: self._weights_bytes(model) for model in models if model not in self._serving
+            }
+            for model in sorted(models, key=lambda name: new.get(name, 0)):
+                read += new.get(model, 0)
+                if model in new and self._serving and read > max_bytes:
+                    break
                 try:
                     self._follow(model)
                 except (DamagedError, OSError) as error:
