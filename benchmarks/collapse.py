@@ -259,7 +259,8 @@ def record(
         asked.append(c)
 
     hooks = Hooks(look, lambda: False, lambda: None, lambda: False, tick_sec=0, save_sec=1e9)
-    reals = Reals(images, None if unlabelled else labels, seed, device, config.mirror)
+    shown = None if unlabelled else labels
+    reals = Reals(images, shown, seed, device, config.mirror, config.class_balance)
     total = state.cur_nimg + int(kimg * 1000)
     training_loop(config, state, reals, total, 2**62, 1e18, use_bf16, hooks, Crew())
     out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ FEW_HELD_OUT = 200  # fewer, and the numbers of the evaluation are mostly noise
 def check_fit(config: TrainConfig, dataset: Dataset, processes: int) -> list[str]:
     """Warnings, each a sentence; raises ConfigError naming the setting and what would work."""
     _check_batch(config, dataset, processes)
+    _check_balance(config, dataset)
     _check_colours(dataset)
     warnings = [*_class_warnings(dataset), *_size_warnings(dataset)]
     _check_measurable(dataset)
@@ -37,6 +38,14 @@ def _check_batch(config: TrainConfig, dataset: Dataset, processes: int) -> None:
         raise ConfigError(
             "architecture=dcgan normalises over its batch, so that several processes would not "
             "train as one does; start one, or use architecture=strided"
+        )
+
+
+def _check_balance(config: TrainConfig, dataset: Dataset) -> None:
+    if config.class_balance and dataset.labels is None:
+        raise ConfigError(
+            f"class_balance is true, but dataset {dataset.name!r} has no classes; "
+            "use class_balance=false, or import the images in class folders or with labels"
         )
 
 

@@ -84,6 +84,7 @@ class TrainConfig:
     burn_in_fraction: float = 1.0
     ema_fractions: tuple[float, ...] = (0.03,)
     mirror: bool = False
+    class_balance: bool = False
     instance_noise: float = 0.0
     augment: Literal["none", AugmentationName] = "none"
     augment_p: float = 0.0

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def stored_plan(run_dir: Path, config: TrainConfig, asked: dict[str, Any]) -> Pl
     if not path.is_file():
         return None
     stored = json.loads(path.read_text("utf-8"))
-    if differences := list(_differences(stored["asked"], asked)):
+    if differences := list(_differences(_with_new_settings(stored["asked"]), asked)):
         raise ConfigError(
             f"{run_dir} holds a run with other settings: {'; '.join(differences)}; "
             "give the same ones to resume it, or another --run-dir"
@@ -91,6 +91,12 @@ def stored_plan(run_dir: Path, config: TrainConfig, asked: dict[str, Any]) -> Pl
         asked=asked,
         base=stored.get("base"),
     )
+
+
+def _with_new_settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """A setting that did not exist when a run began was, in effect, what is its default now."""
+    defaults = {f.name: f.default for f in fields(TrainConfig) if f.default is not MISSING}
+    return {**asked, "config": {**defaults, **asked["config"]}}
 
 
 def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,10 +8,11 @@ from training.model.pixels import to_float
 
 
 class Reals:
-    """The training images on the device, drawn in a fresh permutation every epoch.
+    """The training images on the device, drawn in a fresh order every epoch.
 
-    Where the next batch starts is `position`, the images drawn so far: with the seed, that is all
-    there is to save, since each epoch's permutation follows from (seed, epoch).
+    The order is a permutation, or, with `class_balance`, a `balanced_order`. Where the next batch
+    starts is `position`, the images drawn so far: with the seed, that is all there is to save,
+    since each epoch's order follows from (seed, epoch).
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class Reals:
         seed: int,
         device: torch.device,
         mirror: bool = False,
+        class_balance: bool = False,
     ) -> None:
         self._images = torch.from_numpy(np.ascontiguousarray(images)).to(device)  # (N, H, W, C)
         c = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.tensor(labels)
@@ -28,6 +30,8 @@ class Reals:
         self._seed = seed
         self._device = device
         self._mirror = mirror
+        balanced = class_balance and labels is not None
+        self._members = members_of_classes(np.asarray(labels)) if balanced else None
         self._epoch = -1
         self._order = np.empty(0, np.int64)
         self._flips = np.empty(0, np.bool_)
@@ -62,6 +66,32 @@ class Reals:
     def _begin(self, epoch: int) -> None:
         if epoch != self._epoch:
             rng = np.random.default_rng([self._seed, epoch])
-            self._order = rng.permutation(len(self))
+            if self._members is None:
+                self._order = rng.permutation(len(self))
+            else:
+                self._order = balanced_order(self._members, len(self), rng)
             self._flips = rng.random(len(self)) < 0.5
             self._epoch = epoch
+
+
+def members_of_classes(labels: np.ndarray) -> list[np.ndarray]:
+    """Where the images of each class stand, for the classes that have any; labels: int (N,)."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def balanced_order(members: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` places of images, int64, each class as often as any other.
+
+    It goes round by round: one image of every class, in a random order, so that every stretch is
+    as balanced as it can be. Within a class no image comes again before all of it have come.
+    """
+    rounds = -(-count // len(members))
+    columns = [_in_passes(places, rounds, rng) for places in members]
+    order = rng.permuted(np.stack(columns, axis=1), axis=1)  # (rounds, classes)
+    return order.reshape(-1)[:count]
+
+
+def _in_passes(places: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of `places`, in one permutation of them after another."""
+    passes = [rng.permutation(places) for _ in range(-(-count // len(places)))]
+    return np.concatenate(passes)[:count]

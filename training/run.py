@@ -263,7 +263,8 @@ def _give_up(run: Run, state: TrainingState, cause: str) -> NoReturn:
 
 def _reals(plan: Plan, dataset: Dataset, crew: Crew) -> Reals:
     images, labels = dataset.split(heldout=False)
-    return Reals(images, labels, plan.seed, crew.device, plan.config.mirror)
+    config = plan.config
+    return Reals(images, labels, plan.seed, crew.device, config.mirror, config.class_balance)
 
 
 def _ignore(_: object) -> None:

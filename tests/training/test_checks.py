@@ -55,6 +55,11 @@ def test_data_that_cannot_train_is_refused(data, told):
     assert told in str(error.value)
 
 
+def test_balancing_classes_that_do_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="dataset 'd' has no classes; use class_balance=false"):
+        check_fit(replace(TINY, class_balance=True), dataset(noise(300)), processes=1)
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused():
     with pytest.raises(ConfigError, match="use a multiple of 6"):
         check_fit(replace(TINY, accumulation=2), dataset(noise(300)), processes=3)

@@ -112,3 +112,40 @@ def test_mirrored_reals_are_flipped_half_of_the_time_and_the_same_way_after_a_re
     drawn = flips(0, 400)
     assert 140 < drawn.sum() < 260  # beyond 6 standard deviations: odds of 1 in 500 million
     assert torch.equal(flips(100, 50), drawn[100:150])
+
+
+def balanced_reals(labels: np.ndarray, position: int = 0, mirror: bool = False) -> Reals:
+    """Reals whose one pixel is their place in `labels`."""
+    images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    reals = Reals(images, labels, 0, torch.device("cpu"), mirror, class_balance=True)
+    reals.position = position
+    return reals
+
+
+UNBALANCED = np.repeat([0, 1, 3], [90, 9, 1])  # nothing of class 2
+
+
+def test_balanced_reals_show_every_class_once_a_round_whatever_its_size():
+    _, c = balanced_reals(UNBALANCED).next(99)
+    assert (c.reshape(33, 3).sort(dim=1).values == torch.tensor([0, 1, 3])).all()
+
+
+def test_balanced_reals_show_all_of_a_class_before_any_of_it_again():
+    images, c = balanced_reals(UNBALANCED).next(99)
+    shown = [tuple(run.tolist()) for run in images[c == 1].flatten()[:27].split(9)]
+    assert all(len(set(run)) == 9 for run in shown)
+    assert len(set(shown)) == 3  # in another order each time: alike once in 9! = 362,880
+
+
+def test_balanced_reals_follow_from_their_position_across_epochs():
+    there = balanced_reals(UNBALANCED, mirror=True)
+    there.next(170)
+    images, c = there.next(80)
+    again = balanced_reals(UNBALANCED, position=170, mirror=True).next(80)
+    assert torch.equal(images, again[0])
+    assert torch.equal(c, again[1])
+
+
+def test_reals_that_are_not_balanced_keep_the_order_they_always_had():
+    drawn = numbered_reals(10).next(10)[1].tolist()
+    assert drawn == np.random.default_rng([0, 0]).permutation(10).tolist()

@@ -22,7 +22,8 @@ ADA = replace(TINY, augment="ada", augment_p=0.5, augment_schedule="constant")
 def make(config: TrainConfig, told=print) -> tuple[TrainingState, Step]:
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
     state = TrainingState(config, config.network(28, 1, 2), 0, CPU)
-    reals = Reals(images, np.arange(64) % 2, 0, CPU, config.mirror)
+    labels = np.arange(64) % 4 // 3  # three of class 0 for each of class 1
+    reals = Reals(images, labels, 0, CPU, config.mirror, config.class_balance)
     return state, Step(config, state, reals, 10_000, False, Crew(), told)
 
 
@@ -73,6 +74,7 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole(config):
         {"d_steps": 3},
         {"instance_noise": 0.2},
         {"mirror": True},
+        {"class_balance": True},
         {"label_smoothing": 0.1, "loss": "non_saturating"},
         {"adversarial_weight": 0.5},
         {"r1_weight": 0.0},

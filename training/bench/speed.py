@@ -174,7 +174,7 @@ def _reals(side: int, channels: int, device: torch.device, config: TrainConfig) 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, side, side, channels), np.uint8)
     labels = rng.integers(0, NUM_CLASSES, NUM_IMAGES)
-    return Reals(images, labels, 0, device, config.mirror)
+    return Reals(images, labels, 0, device, config.mirror, config.class_balance)
 
 
 def _ours(config: TrainConfig, reals: Reals, device: torch.device) -> Callable[[], object]:

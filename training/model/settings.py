@@ -159,6 +159,7 @@ SETTINGS: dict[str, Setting] = {
     "burn_in_fraction": _SHARE,
     "ema_fractions": Setting(float, 0, 1, like="0.01,0.03"),
     "mirror": _SWITCH,
+    "class_balance": _SWITCH,
     "instance_noise": Setting(float, 0, 2),
     "augment": _one_of("none", "ada", "ada_full", "diffaugment"),
     "augment_p": _SHARE,
