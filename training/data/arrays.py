@@ -1,6 +1,8 @@
 """Owns which NumPy arrays are images: their type, shape and range, and how they become pixels."""
 
 import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ from numpy.typing import NDArray
 
 from training.data.dataset import DataError
 from training.data.decode import MAX_IMAGE_PIXELS, MIN_SIDE
+from training.data.layout import MAX_CLASSES, checked_class_names
 
 BLOCK_BYTES = 16_000_000
 # Room for the rounding of whoever scaled the pixels; it is clipped away.
 RANGE_SLACK = 1e-3
-MAX_CLASSES = 10_000
 # What NumPy raises on a damaged header, which it reads as a Python literal.
 BAD_HEADER = (
     ValueError,
@@ -26,6 +28,25 @@ BAD_HEADER = (
     MemoryError,
     tokenize.TokenError,
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images that lie in one array: (N, H, W) or (N, H, W, C); labels: int64 (N,) or None."""
+
+    name: str
+    images: NDArray[Any]
+    labels: NDArray[np.int64] | None
+
+    def with_channels(self) -> NDArray[Any]:
+        """The images as (N, H, W, C)."""
+        return self.images[..., None] if self.images.ndim == 3 else self.images
+
+
+def check_count(name: str, count: int, max_files: int) -> None:
+    """Raise DataError for more images than are allowed."""
+    if count > max_files:
+        raise DataError(f"{name!r} holds {count:,} images; max_files allows {max_files:,}.")
 
 
 def open_npy(path: Path, name: str) -> NDArray[Any]:
@@ -95,18 +116,35 @@ def _range(name: str, images: NDArray[Any]) -> tuple[float, float]:
 
 
 def check_labels(name: str, labels: NDArray[Any], num_images: int) -> NDArray[np.int64]:
-    """Class indices as int64 (N,); raises DataError if they are none."""
+    """Class indices as int64 (N,); raises DataError, about `name`, if they are none."""
     if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"'labels' beside {name!r} is {labels.dtype} of shape {labels.shape}; expected integers"
-            f" of shape ({num_images},)."
+            f"{name} is {labels.dtype} of shape {labels.shape}; expected integers of shape"
+            f" ({num_images},), one for each image."
         )
     low, high = (int(labels.min()), int(labels.max())) if num_images else (0, 0)
     if low < 0 or high >= MAX_CLASSES:
         raise DataError(
-            f"'labels' beside {name!r} go from {low} to {high}; expected 0 to {MAX_CLASSES - 1}."
+            f"{name} has classes from {low} to {high}; expected 0 to {MAX_CLASSES - 1}."
         )
     return labels.astype(np.int64)
+
+
+def numbered_names(labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names for classes that have none: their numbers, padded so that they sort as numbers do."""
+    count = int(labels.max(initial=-1)) + 1
+    return tuple(f"{i:0{len(str(count - 1))}d}" for i in range(count))
+
+
+def check_class_names(name: str, names: Sequence[str], labels: NDArray[np.int64]) -> None:
+    """Raise DataError, about `name`, unless there is a name of its own for every class."""
+    checked_class_names(f"In {name}, class", names)
+    most = int(labels.max(initial=-1))
+    if len(set(names)) < len(names) or most >= len(names):
+        raise DataError(
+            f"{name} names {len(names):,} classes, {len(set(names)):,} of them different, but the"
+            f" labels go up to {most}; expected a name of its own for each from 0 on."
+        )
 
 
 def to_pixels(image: NDArray[Any], low: float) -> NDArray[np.uint8]:

@@ -1,17 +1,31 @@
 """Owns the import: any source of images → a packed dataset, with a verdict for every file."""
 
+import io
 import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
-from training.data.decode import RejectedError, fit, quiet_pillow
+from training.data.decode import (
+    Decoded,
+    Header,
+    RejectedError,
+    damage_is_rejected,
+    decode,
+    fit,
+    quiet_pillow,
+    read_header,
+)
 from training.data.packing import Packer
 from training.data.sources import SOURCES, Item, Source, open_source
 from training.model.files import publish_dir, staging_dir
@@ -111,8 +125,7 @@ def inspect_source(
 
     scratch: an existing directory for what has to be unpacked on the way.
     """
-    sizes = {"max_files": limits.max_files, "max_bytes": limits.max_bytes}
-    with quiet_pillow(), open_source(source, scratch=scratch, **sizes) as src:
+    with quiet_pillow(), _open(source, limits, scratch) as src:
         verdicts = Verdicts()
         tick = _ticker(progress, len(src.items))
         shape = choose_shape(src, verdicts, None, None, tick)
@@ -146,7 +159,7 @@ def choose_shape(
     sides, all_grey = [], True
     for item in src.items:
         try:
-            header = src.header(item)
+            header = _header(src.read(item))
         except RejectedError as e:
             verdicts.reject(item, e)
         else:
@@ -176,16 +189,34 @@ def _opened(source: Path, limits: Limits, out: Path) -> Generator[tuple[Source, 
         pack, scratch = staged / "pack", staged / "scratch"
         pack.mkdir()
         scratch.mkdir()
-        sizes = {"max_files": limits.max_files, "max_bytes": limits.max_bytes}
-        with open_source(source, scratch=scratch, **sizes) as src:
+        with _open(source, limits, scratch) as src:
             yield src, pack
+
+
+def _header(read: bytes | NDArray[np.uint8]) -> Header:
+    if isinstance(read, bytes):
+        with damage_is_rejected():
+            return read_header(io.BytesIO(read))
+    return Header(side=min(read.shape[:2]), grey=read.shape[2] == 1)
+
+
+def _decoded(read: bytes | NDArray[np.uint8]) -> Decoded:
+    if isinstance(read, bytes):
+        return decode(read)
+    return Decoded(Image.fromarray(read[..., 0] if read.shape[2] == 1 else read), ())
+
+
+def _open(path: Path, limits: Limits, scratch: Path) -> AbstractContextManager[Source]:
+    return open_source(
+        path, max_files=limits.max_files, max_bytes=limits.max_bytes, scratch=scratch
+    )
 
 
 def _take(src: Source, item: Item, verdicts: Verdicts, packer: Packer) -> None:
     if item.file in verdicts.rejected:
         return
     try:
-        decoded = src.read(item)
+        decoded = _decoded(src.read(item))
     except RejectedError as e:
         verdicts.reject(item, e)
         return

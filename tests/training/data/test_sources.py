@@ -1,10 +1,12 @@
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from training.data.dataset import DataError
+from training.data.decode import RejectedError
 from training.data.sources import Source, open_source
 
 
@@ -52,7 +54,8 @@ def test_a_link_to_nothing_is_refused(folder):
 def test_a_link_to_a_file_of_the_folder_is_that_file(folder):
     (folder / "b" / "2.png").symlink_to(folder / "a" / "1.png")
     src = opened(folder)
-    assert src.header(src.items[-1]).side == 28
+    assert src.items[-1].file == "b/2.png"
+    assert src.read(src.items[-1]) == (folder / "a" / "1.png").read_bytes()
 
 
 def test_a_link_may_stand_for_the_whole_folder(folder, tmp_path):
@@ -64,8 +67,8 @@ def test_a_pipe_in_a_folder_is_never_opened(folder):
     os.mkfifo(folder / "a" / "pipe.png")
     src = opened(folder)
     [pipe] = [i for i in src.items if i.file == "a/pipe.png"]
-    with pytest.raises(Exception, match="is empty"):
-        src.header(pipe)
+    with pytest.raises(RejectedError, match="is not a regular file"):
+        src.read(pipe)
 
 
 def test_a_folder_over_its_limits_is_refused_by_the_setting_s_name(folder):
@@ -87,9 +90,16 @@ def test_what_does_not_exist_is_refused_with_what_can_be_given(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "x.tar").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"'x\.tar' is not something images can be read from"):
-        opened(tmp_path / "x.tar")
+    (tmp_path / "x.iso").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"'x\.iso' is not something images can be read from"):
+        opened(tmp_path / "x.iso")
+
+
+@pytest.mark.parametrize("name", ["x.tar", "cifar-10-binary.tar.gz", "x.TGZ"])
+def test_a_tar_is_refused_with_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"is a tar archive, .* unpack it and give the folder"):
+        opened(tmp_path / name)
 
 
 def test_an_array_of_objects_is_refused_unopened(tmp_path):
@@ -153,8 +163,8 @@ def test_values_that_are_not_finite_are_refused_naming_the_image(tmp_path, bad):
     [
         (np.zeros(2, np.int64), r"int64 of shape \(2,\)"),
         (np.zeros(3), "float64"),
-        (np.array([0, -1, 2]), "go from -1 to 2"),
-        (np.array([0, 1, 10**9]), "go from 0 to 1000000000"),
+        (np.array([0, -1, 2]), "has classes from -1 to 2"),
+        (np.array([0, 1, 10**9]), "has classes from 0 to 1000000000"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels, said):
@@ -173,3 +183,131 @@ def test_an_array_over_the_limit_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((101, 8, 8), np.uint8))
     with pytest.raises(DataError, match="101 images; max_files allows 100"):
         opened(tmp_path / "x.npy")
+
+
+def test_class_names_of_an_npz_are_kept(tmp_path):
+    images, labels = np.zeros((3, 8, 8), np.uint8), np.array([1, 0, 1])
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, class_names=["dent", "scratch"])
+    assert opened(tmp_path / "x.npz").class_names == ("dent", "scratch")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (np.array(["a"]), "labels go up to 1"),
+        (np.array(["a", "a"]), "1 of them different"),
+        (np.array(["a", ""]), "cannot be a class name"),
+        (np.array([b"a", b"b"]), r"is \|S1 of shape \(2,\); expected text"),
+        (np.array([["a", "b"]]), r"shape \(1, 2\); expected text"),
+        (np.array(["a", None], dtype=object), "Python objects"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(tmp_path, names, said):
+    images, labels = np.zeros((3, 8, 8), np.uint8), np.array([1, 0, 1])
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, class_names=names)
+    with pytest.raises(DataError, match=said):
+        opened(tmp_path / "x.npz")
+
+
+def test_a_zip_of_arrays_is_an_npz_whatever_its_name(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "x.npz").rename(tmp_path / "upload.zip")
+    assert len(opened(tmp_path / "upload.zip").items) == 3
+
+
+def test_an_array_of_another_suffix_is_known_by_its_first_bytes(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "x.npy").rename(tmp_path / "upload.bin")
+    assert len(opened(tmp_path / "upload.bin").items) == 3
+
+
+def test_a_pipe_in_place_of_a_source_is_refused_unopened(tmp_path):
+    os.mkfifo(tmp_path / "x.zip")
+    with pytest.raises(DataError, match="is not a regular file"):
+        opened(tmp_path / "x.zip")
+
+
+def test_a_socket_and_a_device_are_told_apart_from_files(folder, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(folder / "a")  # a socket's path is short
+        server.bind("x.png")
+    src = opened(folder)
+    [item] = [i for i in src.items if i.file == "a/x.png"]
+    with pytest.raises(RejectedError, match="is not a regular file"):
+        src.read(item)
+
+
+def test_a_folder_that_became_a_link_since_it_was_listed_leads_nowhere(folder, tmp_path):
+    src = opened(folder)
+    (folder / "a").rename(tmp_path / "elsewhere")
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RejectedError, match="cannot be read"):
+        src.read(src.items[0])
+
+
+def test_a_file_that_became_a_link_since_it_was_listed_leads_nowhere(folder, tmp_path):
+    (tmp_path / "canary").write_bytes(b"secret")
+    src = opened(folder)
+    (folder / "a/1.png").unlink()
+    (folder / "a/1.png").symlink_to(tmp_path / "canary")
+    with pytest.raises(RejectedError, match="is not a regular file"):
+        src.read(src.items[0])
+
+
+def test_a_file_that_is_gone_since_it_was_listed_is_rejected(folder):
+    src = opened(folder)
+    (folder / "a/1.png").unlink()
+    with pytest.raises(RejectedError, match="cannot be read: No such file"):
+        src.read(src.items[0])
+
+
+def test_a_name_that_is_not_utf_8_is_shown_with_escapes(folder):
+    (folder / "a" / os.fsdecode(b"\xff\x1b[2J.png")).write_bytes(b"x")
+    src = opened(folder)
+    [item] = [i for i in src.items if "2J" in i.file]
+    assert item.file == r"a/\udcff\x1b[2J.png"
+    assert src.read(item) == b"x"
+
+
+def test_two_spellings_of_one_name_are_refused(folder):
+    for name in ("\u00e9.png", "e\u0301.png"):
+        (folder / "a" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="is there twice, spelt with other Unicode characters"):
+        opened(folder)
+
+
+def test_names_that_differ_by_case_are_two_files(folder):
+    (folder / "a" / "1.PNG").write_bytes(b"x")
+    assert len(opened(folder).items) == 4
+
+
+def test_folders_nested_without_end_are_refused(folder):
+    deep = folder.joinpath(*["d"] * 70)
+    deep.mkdir(parents=True)
+    with pytest.raises(DataError, match="lies 64 folders deep; at most 63 are read"):
+        opened(folder)
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    real = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(
+        DataError, match=r"Folder 'b' of 'folder' cannot be read \(Permission denied"
+    ):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    "magic", [b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c"]
+)
+def test_an_archive_among_the_images_is_rejected_as_one(folder, magic):
+    (folder / "a/1.png").write_bytes(magic + bytes(600))
+    src = opened(folder)
+    with pytest.raises(RejectedError, match="is an archive; unpack it first"):
+        src.read(src.items[0])
