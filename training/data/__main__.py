@@ -1,5 +1,6 @@
 """Owns the command line of the data side: `python -m training.data import | inspect`."""
 
+import csv
 import json
 import tempfile
 from collections.abc import Generator
@@ -20,10 +21,13 @@ LISTED = 20
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Source = Annotated[Path, typer.Argument(help="Folder, .zip, .npy, .npz or packed dataset.")]
+Source = Annotated[
+    Path, typer.Argument(help="Folder, zip, .npy, .npz, IDX, CIFAR batches or packed dataset.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 MaxFiles = Annotated[int, typer.Option(min=1, help="Files, or entries of a zip.")]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Unpacked bytes.")]
+MaxZipRatio = Annotated[int, typer.Option(min=1, help="Unpacked bytes to those of the zip.")]
 
 
 @cli.command("import")
@@ -33,8 +37,12 @@ def import_(
     name: Annotated[str, typer.Option(help="What the dataset is called.")],
     resolution: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour).")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV or JSON lines of file, class.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these, by commas.")] = None,
+    max_per_class: Annotated[int | None, typer.Option(min=1, help="Images, not more.")] = None,
     max_files: MaxFiles = Limits.max_files,
     max_bytes: MaxBytes = Limits.max_bytes,
+    max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
     min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
     licence: Annotated[str | None, typer.Option(help="Of the images; the cards tell it.")] = None,
@@ -50,8 +58,12 @@ def import_(
             name=name,
             resolution=resolution,
             channels=channels,
+            labels=labels,
+            classes=None if classes is None else comma_separated(classes),
+            max_per_class=max_per_class,
             max_files=max_files,
             max_bytes=max_bytes,
+            max_zip_ratio=max_zip_ratio,
             max_bad_share=max_bad_share,
             min_images=min_images,
             licence=licence,
@@ -65,6 +77,7 @@ def inspect(
     path: Source,
     max_files: MaxFiles = Limits.max_files,
     max_bytes: MaxBytes = Limits.max_bytes,
+    max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
     as_json: AsJson = False,
 ) -> None:
     """Say what a packed dataset holds, or what importing anything else would find."""
@@ -73,13 +86,21 @@ def inspect(
         if is_packed(path):
             facts, text = load_dataset(path).manifest, describe_packed
         else:
-            facts, text = _inspect(path, Limits(max_files, max_bytes)), describe_source
+            facts, text = (
+                _inspect(path, Limits(max_files, max_bytes, max_zip_ratio)),
+                describe_source,
+            )
     typer.echo(json.dumps(facts) if as_json else text(facts))
 
 
 def _inspect(path: Path, limits: Limits) -> dict[str, Any]:
     with shown(f"Reading {path.name}") as progress, tempfile.TemporaryDirectory() as scratch:
         return inspect_source(path, Path(scratch), limits, progress)
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Names between commas; a name that has commas itself stands in quotes, as in a CSV."""
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
 
 
 def describe_packed(manifest: dict[str, Any]) -> str:

@@ -57,19 +57,20 @@ class Archive:
     names: as `normal_name` has them. folders: those that have an entry of their own.
     """
 
-    def __init__(self, f: BinaryIO, end: End, table: "_Table") -> None:
+    def __init__(self, f: BinaryIO, end: End, table: "_Table", max_zip_ratio: int) -> None:
         self.names, self.folders = table.names, table.folders
         self._file, self._directory_end = f, end.start + end.size
         self._records, self._ends = table.records, table.ends
+        self._max_ratio = max_zip_ratio
 
     def read(self, index: int) -> bytes:
         """One file unpacked; raises RejectedError if it is damaged or too long for an image."""
         entry = self._entry(index)
         check_length(entry.size)
-        if entry.size > max(RATIO_MATTERS_BYTES, MAX_ZIP_RATIO * entry.packed):
+        if entry.size > max(RATIO_MATTERS_BYTES, self._max_ratio * entry.packed):
             raise RejectedError(
-                f"unpacks to {entry.size / max(1, entry.packed):,.0f} times its size; at most"
-                f" {MAX_ZIP_RATIO} times is taken"
+                f"unpacks to {entry.size / max(1, entry.packed):,.0f} times its size;"
+                f" max_zip_ratio allows {self._max_ratio:,}"
             )
         return b"".join(self._blocks(entry, index))
 
@@ -170,11 +171,14 @@ class _Table:
 
 
 @contextmanager
-def open_archive(path: Path, max_files: int, max_bytes: int) -> Generator[Archive]:
+def open_archive(
+    path: Path, max_files: int, max_bytes: int, max_zip_ratio: int = MAX_ZIP_RATIO
+) -> Generator[Archive]:
     """Open a zip and check every entry of its directory; raises DataError naming what is wrong.
 
     max_files counts entries, max_bytes their unpacked size by the directory, which bounds what an
-    `Archive` can ever return.
+    `Archive` can ever return. max_zip_ratio: of that to the zip, and of a long file to its bytes
+    there.
     """
     with path.open("rb") as f:
         try:
@@ -182,10 +186,11 @@ def open_archive(path: Path, max_files: int, max_bytes: int) -> Generator[Archiv
             if end is None:
                 raise DataError(f"{path.name!r} is not a zip file; upload a zip of class folders.")
             _check_end(path, end, max_files)
-            table = _read_table(path, f, end, max_files, max_bytes)
+            table, unpacked = _read_table(path, f, end, max_files)
+            _check_bytes(path, unpacked, max_bytes, max_zip_ratio)
         except DamagedError as e:
             raise DataError(f"Zip {path.name!r} {e}; it is damaged: make it again.") from e
-        yield Archive(f, end, table)
+        yield Archive(f, end, table, max_zip_ratio)
 
 
 def _check_end(path: Path, end: End, max_files: int) -> None:
@@ -205,7 +210,8 @@ def _refuse_count(path: Path, count: int, max_files: int) -> None:
     raise DataError(f"Zip {path.name!r} holds {count:,} entries; max_files allows {max_files:,}.")
 
 
-def _read_table(path: Path, f: BinaryIO, end: End, max_files: int, max_bytes: int) -> _Table:
+def _read_table(path: Path, f: BinaryIO, end: End, max_files: int) -> tuple[_Table, int]:
+    """What is kept of the directory, and how many bytes it says its files unpack to."""
     names: list[bytes] = []
     numbers, records = array("Q"), array("Q")  # of the entries that are files
     folders: set[str] = set()
@@ -222,25 +228,28 @@ def _read_table(path: Path, f: BinaryIO, end: End, max_files: int, max_bytes: in
             records.append(entry.at)
         places.add(entry)
         unpacked += entry.size
-    _check_bytes(path, unpacked, f.seek(0, 2), max_bytes)
     ends = places.ends(end.start)[np.array(numbers, np.int64)]
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     _check_twice(path, (names[i] for i in order), folders)
-    sorted_names = Names(names[i] for i in order)
-    return _Table(
-        sorted_names, frozenset(folders), np.array(records, np.uint64)[order], ends[order]
+    table = _Table(
+        names=Names(names[i] for i in order),
+        folders=frozenset(folders),
+        records=np.array(records, np.uint64)[order],
+        ends=ends[order],
     )
+    return table, unpacked
 
 
-def _check_bytes(path: Path, unpacked: int, size: int, max_bytes: int) -> None:
+def _check_bytes(path: Path, unpacked: int, max_bytes: int, max_zip_ratio: int) -> None:
     if unpacked > max_bytes:
         raise DataError(
             f"Zip {path.name!r} unpacks to {unpacked:,} bytes; max_bytes allows {max_bytes:,}."
         )
-    if unpacked > MAX_ZIP_RATIO * size:
+    size = path.stat().st_size
+    if unpacked > max_zip_ratio * size:
         raise DataError(
-            f"Zip {path.name!r} unpacks to {unpacked / size:,.0f} times its size; at most"
-            f" {MAX_ZIP_RATIO} times is taken for images."
+            f"Zip {path.name!r} unpacks to {unpacked / size:,.0f} times its size; max_zip_ratio"
+            f" allows {max_zip_ratio:,}."
         )
 
 

@@ -54,7 +54,7 @@ def open_npy(path: Path, name: str) -> NDArray[Any]:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except BAD_HEADER as e:
-        if "object" in str(e).lower():
+        if "Python objects" in str(e):  # and not: <ast.Call object at …>
             raise DataError(
                 f"{name!r} is an array of Python objects, which could run code when opened; save"
                 " it as uint8 with numpy.stack(images).astype('uint8')."

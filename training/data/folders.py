@@ -104,7 +104,7 @@ def _listed(
         else:
             path = _link_target(shown, root, entry, relative) if entry.is_symlink() else relative
             files.append((stored_bytes(name), stored_bytes(path)))
-            total += entry.stat().st_size
+            total += _size(entry)
         if len(files) + len(folders) > max_files:
             raise DataError(f"{shown!r} holds more than the {max_files:,} files of max_files.")
     if total > max_bytes:
@@ -114,6 +114,13 @@ def _listed(
     if not files:
         raise DataError(f"{shown!r} holds no files; put images or class folders in it.")
     return files, folders
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # gone since it was listed, as whoever reads it will find
+        return 0
 
 
 def _walk(shown: str, root: Path) -> Iterator[os.DirEntry[str]]:

@@ -4,7 +4,7 @@ import io
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.archives import MAX_ZIP_RATIO
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.decode import (
     Decoded,
@@ -44,6 +45,7 @@ class Limits:
 
     max_files: int = 500_000
     max_bytes: int = 16_000_000_000
+    max_zip_ratio: int = MAX_ZIP_RATIO
     max_bad_share: float = 0.5
     min_images: int = 2
 
@@ -87,8 +89,12 @@ def import_dataset(
     name: str,
     resolution: int | None = None,
     channels: int | None = None,
+    labels: Path | None = None,
+    classes: Collection[str] | None = None,
+    max_per_class: int | None = None,
     max_files: int = Limits.max_files,
     max_bytes: int = Limits.max_bytes,
+    max_zip_ratio: int = Limits.max_zip_ratio,
     max_bad_share: float = Limits.max_bad_share,
     min_images: int = Limits.min_images,
     licence: str | None = None,
@@ -96,14 +102,16 @@ def import_dataset(
 ) -> Dataset:
     """Write the images of `source` to the new packed dataset directory `out`, whole or not at all.
 
-    resolution, channels: chosen from the images when None (see `choose_shape`). licence: under
-    which the images are had, for the cards of what is trained on them. progress: called with (steps
-    done, steps in all). Raises DataError if the source or too many of its files cannot be used,
-    OSError if the disk fails; nothing is left behind then.
+    resolution, channels: chosen from the images when None (see `choose_shape`). labels, classes,
+    max_per_class: as in `open_source`. licence: under which the images are had, for the cards of
+    what is trained on them. progress: called with (steps done, steps in all). Raises DataError if
+    the source or too many of its files cannot be used, OSError if the disk fails; nothing is left
+    behind then.
     """
-    limits = Limits(max_files, max_bytes, max_bad_share, min_images)
+    limits = Limits(max_files, max_bytes, max_zip_ratio, max_bad_share, min_images)
+    taken = {"labels": labels, "classes": classes, "max_per_class": max_per_class}
     _check_request(out, name, resolution, channels)
-    with _opened(source, limits, out) as (src, pack):
+    with _opened(source, limits, out, taken) as (src, pack):
         verdicts = Verdicts()
         tick = _ticker(progress, 2 * len(src.items))
         shape = choose_shape(src, verdicts, resolution, channels, tick)
@@ -125,7 +133,7 @@ def inspect_source(
 
     scratch: an existing directory for what has to be unpacked on the way.
     """
-    with quiet_pillow(), _open(source, limits, scratch) as src:
+    with quiet_pillow(), _open(source, limits, scratch, {}) as src:
         verdicts = Verdicts()
         tick = _ticker(progress, len(src.items))
         shape = choose_shape(src, verdicts, None, None, tick)
@@ -181,7 +189,9 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _opened(source: Path, limits: Limits, out: Path) -> Generator[tuple[Source, Path]]:
+def _opened(
+    source: Path, limits: Limits, out: Path, taken: dict[str, Any]
+) -> Generator[tuple[Source, Path]]:
     """The source, and an empty directory beside `out` that is gone on exit unless renamed."""
     if not source.exists():
         raise DataError(f"{str(source)!r} does not exist; give {SOURCES}.")
@@ -189,7 +199,7 @@ def _opened(source: Path, limits: Limits, out: Path) -> Generator[tuple[Source, 
         pack, scratch = staged / "pack", staged / "scratch"
         pack.mkdir()
         scratch.mkdir()
-        with _open(source, limits, scratch) as src:
+        with _open(source, limits, scratch, taken) as src:
             yield src, pack
 
 
@@ -206,9 +216,16 @@ def _decoded(read: bytes | NDArray[np.uint8]) -> Decoded:
     return Decoded(Image.fromarray(read[..., 0] if read.shape[2] == 1 else read), ())
 
 
-def _open(path: Path, limits: Limits, scratch: Path) -> AbstractContextManager[Source]:
+def _open(
+    path: Path, limits: Limits, scratch: Path, taken: dict[str, Any]
+) -> AbstractContextManager[Source]:
     return open_source(
-        path, max_files=limits.max_files, max_bytes=limits.max_bytes, scratch=scratch
+        path,
+        max_files=limits.max_files,
+        max_bytes=limits.max_bytes,
+        max_zip_ratio=limits.max_zip_ratio,
+        scratch=scratch,
+        **taken,
     )
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.archives import Archive, check_no_archive, open_archive
+from training.data.archives import MAX_ZIP_RATIO, Archive, check_no_archive, open_archive
 from training.data.arrays import (
     Part,
     check_class_names,
@@ -247,6 +247,7 @@ def open_source(
     max_files: int,
     max_bytes: int,
     scratch: Path,
+    max_zip_ratio: int = MAX_ZIP_RATIO,
     labels: Path | None = None,
     classes: Collection[str] | None = None,
     max_per_class: int | None = None,
@@ -256,7 +257,7 @@ def open_source(
     scratch: an existing directory for what has to be unpacked on the way. labels: a file of file →
     class, for a folder or a zip. classes, max_per_class: as in `select`.
     """
-    bounds = _Bounds(max_files, max_bytes, scratch)
+    bounds = _Bounds(max_files, max_bytes, max_zip_ratio, scratch)
     with _opened(path, bounds, labels) as source:
         if labels is not None and not isinstance(source, FileSource):
             raise DataError(f"labels is for folders and zips of images; {path.name!r} is neither.")
@@ -267,6 +268,7 @@ def open_source(
 class _Bounds:
     max_files: int
     max_bytes: int
+    max_zip_ratio: int
     scratch: Path
 
 
@@ -287,13 +289,17 @@ def _opened(path: Path, bounds: _Bounds, labels: Path | None) -> Generator[Sourc
     elif path.suffix == ".npy" or magic.startswith(NPY_MAGIC):
         yield _arrays(Part(path.name, open_npy(path, path.name), None), None, bounds)
     elif path.suffix in (".zip", ".npz") or magic.startswith(ZIP_MAGIC):
-        with open_archive(path, bounds.max_files, bounds.max_bytes) as archive:
+        with _archive(path, bounds) as archive:
             if path.suffix == ".npz" or _is_npz(archive):
                 yield _npz(path, archive, bounds)
             else:
                 yield FileSource(path.name, archive, labels)
     else:
         raise DataError(f"{path.name!r} is not something images can be read from; give {SOURCES}.")
+
+
+def _archive(path: Path, bounds: _Bounds) -> AbstractContextManager[Archive]:
+    return open_archive(path, bounds.max_files, bounds.max_bytes, bounds.max_zip_ratio)
 
 
 def _is_npz(archive: Archive) -> bool:

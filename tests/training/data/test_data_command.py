@@ -69,3 +69,24 @@ def test_a_stopped_import_leaves_nothing_behind(make_zip, noise, tmp_path: Path,
             child.stdin.close()
         assert child.wait(timeout=30) == 143
     assert list((tmp_path / "sets").iterdir()) == []
+
+
+def test_labels_and_a_choice_of_images_can_be_asked_for(make_zip, noise, tmp_path):
+    rows = "".join(f"{i}.png,{['cat', 'dog', 'eel'][i % 3]}\n" for i in range(30))
+    (tmp_path / "rows.csv").write_text(f"file,class\n{rows}")
+    path = make_zip({f"{i}.png": noise(i) for i in range(30)})
+    args = ("--labels", tmp_path / "rows.csv", "--classes", "eel, cat", "--max-per-class", "4")
+    done = run("import", path, "--out", tmp_path / "out", "--name", "x", *args, "--json")
+    manifest = json.loads(done.stdout)
+    assert manifest["class_names"] == ["cat", "eel"]
+    assert manifest["counts"] == {"cat": 4, "eel": 4}
+    assert manifest["rejected"] == 0
+
+
+def test_the_ratio_of_a_zip_is_a_setting(make_zip, noise, tmp_path):
+    files = {f"{i}.png": noise(i) for i in range(9)} | {"zeros.png": bytes(5_000_000)}
+    path = make_zip(files, compression=8)
+    args = ("--out", tmp_path / "out", "--name", "x")
+    assert "max_zip_ratio allows 100" in run("import", path, *args).stderr
+    done = run("import", path, *args, "--max-zip-ratio", "2000")
+    assert "zeros.png is not a readable image" in done.stdout
