@@ -1,13 +1,14 @@
 """Owns what the folders of a source mean: which file is of which class, and what is no file."""
 
 import os
+import re
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from training.data.dataset import DataError
 
-JUNK_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
+JUNK = re.compile(r"(^|/)(\.|(__macosx|thumbs\.db|desktop\.ini|icon\r)(/|$))", re.IGNORECASE)
 MAX_CLASS_NAME = 100
 MAX_CLASSES = 10_000
 NO_CLASS = -1
@@ -27,8 +28,7 @@ class Layout:
 
 def is_junk(path: str) -> bool:
     """What operating systems leave in folders: dotfiles, __MACOSX, Thumbs.db, desktop.ini."""
-    parts = path.split("/")
-    return any(part.startswith(".") or part.lower() in JUNK_NAMES for part in parts)
+    return JUNK.search(path) is not None
 
 
 def lay_out(files: Sequence[str], folders: Collection[str]) -> Layout:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 MAX_NAME_BYTES = 4096
@@ -33,6 +33,18 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         numbers = range(len(self))[index]
         return self._name(numbers) if isinstance(numbers, int) else [*map(self._name, numbers)]
+
+    def __iter__(self) -> Iterator[str]:
+        begin = 0
+        for end in self._ends:
+            yield stored_text(self._text[begin:end])
+            begin = end
+
+    def only(self, numbers: Sequence[int]) -> "Names":
+        """Those of the numbers, which ascend; this itself if that is all of them."""
+        if len(numbers) == len(self):
+            return self
+        return Names(stored_bytes(self._name(i)) for i in numbers)
 
     def _name(self, number: int) -> str:
         begin = self._ends[number - 1] if number else 0

@@ -1,5 +1,6 @@
 """Owns where images come from: folders, zips, NumPy, IDX and CIFAR files, all read alike."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,7 +30,7 @@ from training.data.folders import Folder, plain_file
 from training.data.idx import is_idx_images, open_idx, set_of
 from training.data.labels import find_label_file, label_files, lay_out_by_rows, read_rows
 from training.data.layout import Layout, common_folder, is_junk, lay_out
-from training.data.names import Names, printable, stored_bytes
+from training.data.names import Names, printable
 from training.data.subsets import chosen, wanted_classes
 
 SOURCES = "a folder, a .zip, a .npy, a .npz, an IDX file, a CIFAR binary batch or a packed dataset"
@@ -98,11 +99,11 @@ class FileSource:
     def __init__(self, shown: str, files: Files, labels: Path | None) -> None:
         """labels: a label file of somebody's choice; raises DataError."""
         self._files = files
-        kept = [i for i, name in enumerate(files.names) if not is_junk(name)]
-        everything = Names(stored_bytes(files.names[i]) for i in kept)
-        beside = set(label_files(everything))
-        self._kept = np.array([i for i in kept if files.names[i] not in beside], np.uint32)
-        self._names = Names(stored_bytes(files.names[i]) for i in self._kept)
+        kept = array("L", (i for i, name in enumerate(files.names) if not is_junk(name)))
+        everything = files.names.only(kept)
+        if beside := set(label_files(everything)):
+            kept = array("L", (i for i in kept if files.names[i] not in beside))
+        self._kept, self._names = kept, files.names.only(kept)
         if not self._names:
             raise DataError(f"{shown!r} holds no files; put images or class folders in it.")
         self._layout = self._lay_out(everything, labels)
@@ -112,7 +113,7 @@ class FileSource:
     def read(self, item: Item) -> bytes:
         if item.label is None and self.class_names:
             raise RejectedError(self._layout.no_class)
-        data = self._files.read(int(self._kept[item.key]))
+        data = self._files.read(self._kept[item.key])
         check_no_archive(data)
         return data
 
