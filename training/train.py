@@ -73,7 +73,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @cli.command(name="train")
 def main(
-    data: Annotated[Path, typer.Option(help="A folder, a zip, a .npy/.npz or a packed dataset.")],
+    data: Annotated[Path, typer.Option(help="Images as data import takes them, or packed.")],
     run_dir: Annotated[Path, typer.Option(help="Where the run lives; give it again to resume.")],
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train about so long.")] = None,

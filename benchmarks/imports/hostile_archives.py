@@ -525,6 +525,9 @@ def ends() -> Iterator[Case]:
         ("with a whole zip", build([Piece(b"other.png")]), "refuse", "two ends"),
     ):
         yield zipped("ends", f"a comment {name}", build(GOOD_PIECES, comment=comment), *what)
+    for disk in (1, MOST16 - 1):
+        piece = Piece(b"a/x.png", central={"disk": disk})
+        yield zipped("ends", f"an entry on disk {disk}", with_good(piece), "refuse", "several")
     data = build(GOOD_PIECES, between=b"x")
     yield zipped("ends", "a byte before the end", data, "refuse", "bytes in front")
     yield zipped("ends", "no entry", build([]), "refuse", "is empty")
@@ -590,7 +593,7 @@ def bombs() -> Iterator[Case]:
             f"{size:,} zeros and ballast",
             data,
             "reject",
-            "times its size|is not a readable|cannot be",
+            "times its size",
         )
     yield zipped(
         "bombs",
@@ -675,6 +678,10 @@ def damage() -> Iterator[Case]:
         piece = replace(whole, packed=packed[: i * len(packed) // 8])
         said = "cut short|not as long|damaged"
         yield zipped("damage", f"packed cut to {i}/8", with_good(piece), "reject", said)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    endless = packer.compress(whole.data) + packer.flush(zlib.Z_SYNC_FLUSH)
+    piece = replace(whole, packed=endless)
+    yield zipped("damage", "a stream without an end", with_good(piece), "reject", "cut short")
     for name, extra in (("zeros", bytes(9)), ("another entry", packed)):
         piece = replace(whole, packed=packed + extra)
         yield zipped(

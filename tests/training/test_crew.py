@@ -17,7 +17,7 @@ RUN = ("--preset", "tiny", "--kimg", "0.8", "--set", "precision=fp32", "--thread
 
 def dataset(folder: Path) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
-    np.savez(folder / "noise.npz", images=images, labels=np.arange(300) % 3)
+    np.savez(folder / "noise.npz", images=images, labels=np.minimum(np.arange(300) % 5, 2))
     import_dataset(folder / "noise.npz", folder / "packed", name="noise")
     return folder / "packed"
 
@@ -52,7 +52,7 @@ def test_two_processes_follow_one_within_1e_4_after_50_steps(tmp_path, capsys):
     # part and in two, and these 50 steps magnify it to 1e-2, with processes or without.
     data = dataset(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = ("--data", data, *RUN, "--set", "penalty=exact")
+    settings = ("--data", data, *RUN, "--set", "penalty=exact", "--set", "class_balance=true")
     train(["training.train"], *settings, "--set", "accumulation=2", "--run-dir", one)
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     train([*launcher, "training.train"], *settings, "--run-dir", two)

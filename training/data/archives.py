@@ -196,8 +196,6 @@ def open_archive(
 def _check_end(path: Path, end: End, max_files: int) -> None:
     if end.size == 0:
         raise DataError(f"Zip {path.name!r} is empty; put image files or class folders in it.")
-    if end.exact and end.count > max_files:
-        _refuse_count(path, end.count, max_files)
     longest = DIRECTORY_BYTES_PER_FILE * max_files + 1_000_000
     if end.size > longest:
         raise DataError(

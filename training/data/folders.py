@@ -97,7 +97,7 @@ def _listed(
     folders: set[str] = set()
     total = 0
     for entry in _walk(shown, root):
-        relative = os.path.relpath(entry.path, root)
+        relative = entry.path.removeprefix(os.path.join(root, ""))
         name = normal_name(relative)
         if entry.is_dir(follow_symlinks=False):
             folders.add(name)

@@ -1,6 +1,7 @@
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -285,6 +286,18 @@ def test_folders_nested_without_end_are_refused(folder):
     deep = folder.joinpath(*["d"] * 70)
     deep.mkdir(parents=True)
     with pytest.raises(DataError, match="lies 64 folders deep; at most 63 are read"):
+        opened(folder)
+
+
+def test_another_file_system_mounted_in_a_folder_is_refused(folder, monkeypatch):
+    real = Path.stat
+
+    def elsewhere(path, **how):
+        status = real(path, **how)
+        return SimpleNamespace(st_dev=-1, st_mode=status.st_mode) if path == folder else status
+
+    monkeypatch.setattr(Path, "stat", elsewhere)
+    with pytest.raises(DataError, match="is another file system that is mounted there"):
         opened(folder)
 
 
