@@ -20,6 +20,7 @@ import typer
 from training import run as training_run
 from training.crew import Crew
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.health import DivergedError, check_weights
 from training.model.checkpoint import parse
 from training.plan import Plan
@@ -97,7 +98,7 @@ def main(n: Annotated[int, typer.Option(help="How many trainings.")] = 100, seed
 def make_dataset(folder: Path) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
     np.savez(folder / "noise.npz", images=images, labels=np.arange(300) % 2)
-    import_dataset(folder / "noise.npz", folder / "packed", name="noise")
+    import_dataset(folder / "noise.npz", folder / "packed", ImportOptions("noise"))
     return folder / "packed"
 
 

@@ -15,6 +15,7 @@ from training.comparison import comparison_table
 from training.curve import curve_table, measure_curve
 from training.data.dataset import Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.history import read_history
 from training.metrics.evaluation import DEFAULT_SAMPLES, measure, table
 from training.metrics.features import load_or_train_evaluator
@@ -185,10 +186,10 @@ def _dataset(asked: Asked, network: NetworkConfig) -> Dataset:
         import_dataset(
             asked.data,
             packed,
-            name="evaluated",
-            resolution=network.img_resolution,
-            channels=network.img_channels,
-            progress=asked.report.advance,
+            ImportOptions(
+                "evaluated", resolution=network.img_resolution, channels=network.img_channels
+            ),
+            lambda at: asked.report.advance(at.done, at.total),
         )
     asked.report.phase("preparing the evaluator")
     return load_dataset(packed)

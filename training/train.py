@@ -19,6 +19,7 @@ from training.config import ConfigError, override
 from training.crew import Crew, join_crew
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.health import DivergedError
 from training.loop import never_waits
 from training.memory import keep_freed_memory
@@ -276,7 +277,9 @@ def _open_dataset(data: Path, run_dir: Path, report: Reporter, crew: Crew) -> Da
     packed = data if is_packed(data) else run_dir / "dataset"
     if crew.leads and not is_packed(packed):
         report.phase("importing")
-        import_dataset(data, packed, name=data.stem, progress=report.advance)
+        import_dataset(
+            data, packed, ImportOptions(data.stem), lambda at: report.advance(at.done, at.total)
+        )
     crew.wait()
     return load_dataset(packed)
 

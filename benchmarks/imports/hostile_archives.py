@@ -45,6 +45,7 @@ from rich.table import Table
 
 from training.data.dataset import DataError, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions, Limits
 
 SIDE = 8
 CANARY_GREY = 0xC7  # every other image is darker than 0x80
@@ -1018,12 +1019,12 @@ def run_import(source: Path, out: Path) -> None:
     import_dataset(
         source,
         out,
-        name="hostile",
-        resolution=SIDE,
-        channels=1,
-        max_files=MAX_FILES,
-        max_bytes=MAX_BYTES,
-        max_bad_share=0.9,
+        ImportOptions(
+            "hostile",
+            resolution=SIDE,
+            channels=1,
+            limits=Limits(max_files=MAX_FILES, max_bytes=MAX_BYTES, max_bad_share=0.9),
+        ),
     )
 
 

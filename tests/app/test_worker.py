@@ -20,6 +20,7 @@ from app.store.jobs import Job, NewJob
 from app.store.store import Store
 from app.worker import Worker, default_trainer_command
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.model.files import locked
 from training.model.registry import FILES, Registry
 from training.model.threads import half_the_cores
@@ -613,7 +614,9 @@ def several(tmp_path: Path) -> House:
     house = House(tmp_path, poll_sec=0.05, **devices)
     images = np.random.default_rng(0).integers(0, 256, (120, 28, 28), np.uint8)
     np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(120) % 2)
-    import_dataset(tmp_path / "noise.npz", house.settings.datasets_dir / "ds_1", name="noise")
+    import_dataset(
+        tmp_path / "noise.npz", house.settings.datasets_dir / "ds_1", ImportOptions("noise")
+    )
     (slot,) = slots(house.settings)
     house.command = default_trainer_command(house.settings, slot)  # type: ignore[method-assign]
     return house

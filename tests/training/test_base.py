@@ -15,6 +15,7 @@ from torch import Tensor
 from training.crew import Crew
 from training.data.dataset import Dataset, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.loop import Hooks, training_loop
 from training.model.checkpoint import serialize
 from training.model.networks.build import build_generator
@@ -37,7 +38,7 @@ def pack(folder: Path, classes: int = 3, side: int = 28) -> Path:
     for image, label in zip(images, labels, strict=True):
         image[4 + 8 * label : 10 + 8 * label, 6:22] = 220
     np.savez(folder / "bars.npz", images=images, labels=labels)
-    import_dataset(folder / "bars.npz", folder / "packed", name="bars")
+    import_dataset(folder / "bars.npz", folder / "packed", ImportOptions("bars"))
     return folder / "packed"
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 
 # 50 steps of 16 images. Saved at the end, in the state, with every network.
 RUN = ("--preset", "tiny", "--kimg", "0.8", "--set", "precision=fp32", "--threads", "1")
@@ -18,7 +19,7 @@ RUN = ("--preset", "tiny", "--kimg", "0.8", "--set", "precision=fp32", "--thread
 def dataset(folder: Path) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
     np.savez(folder / "noise.npz", images=images, labels=np.minimum(np.arange(300) % 5, 2))
-    import_dataset(folder / "noise.npz", folder / "packed", name="noise")
+    import_dataset(folder / "noise.npz", folder / "packed", ImportOptions("noise"))
     return folder / "packed"
 
 

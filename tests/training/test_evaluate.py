@@ -11,6 +11,7 @@ from PIL import Image
 
 from training.comparison import comparison_table, difference, shared_numbers
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 
 
 def run_module(module: str, *args) -> subprocess.CompletedProcess:
@@ -31,7 +32,7 @@ def place(tmp_path_factory) -> Path:
     for image, label in zip(images, labels, strict=True):
         image[6 + 12 * label : 10 + 12 * label, rng.integers(2, 8) : rng.integers(16, 26)] = 220
     np.savez(folder / "bars.npz", images=images, labels=labels)
-    import_dataset(folder / "bars.npz", folder / "packed", name="bars")
+    import_dataset(folder / "bars.npz", folder / "packed", ImportOptions("bars"))
     done = run_module(
         "training.train", "--data", folder / "packed", "--run-dir", folder / "run", "--preset",
         "tiny", "--kimg", 1, "--keep-snapshots", "--threads", 1, "--data-dir", folder,

@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 from training.data.dataset import Dataset, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.metrics.evaluation import Evaluation, evaluate, measure
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.checkpoint import serialize
@@ -88,7 +89,7 @@ def house(tmp_path_factory) -> House:
     images[labels == 0, :4] += 150
     images[labels == 1, 4:] += 150
     np.savez(folder / "blobs.npz", images=images, labels=labels)
-    import_dataset(folder / "blobs.npz", folder / "packed", name="blobs", resolution=8)
+    import_dataset(folder / "blobs.npz", folder / "packed", ImportOptions("blobs", resolution=8))
     dataset = load_dataset(folder / "packed")
     evaluator = load_or_train_evaluator(dataset, folder / "evaluators", CPU)
     good = generator_dir(dataset, folder / "good", steps=40)

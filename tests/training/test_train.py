@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.model.checkpoint import load_generator
 from training.model.registry import Registry
 from training.progress import Reporter
@@ -34,7 +35,7 @@ def dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     images, labels = blobs(300)
     np.savez(folder / "blobs.npz", images=images, labels=labels)
-    import_dataset(folder / "blobs.npz", folder / "packed", name="blobs")
+    import_dataset(folder / "blobs.npz", folder / "packed", ImportOptions("blobs"))
     return folder / "packed"
 
 

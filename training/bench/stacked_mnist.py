@@ -23,6 +23,7 @@ from rich.table import Table
 from training.bench.seeds import train_options
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 from training.data.packing import Packer
 from training.metrics.features import Evaluator, load_or_train_evaluator
 from training.model.files import write_json
@@ -140,7 +141,7 @@ def mode_curve(run_dir: Path, classifier: Evaluator, num_samples: int) -> Iterat
 def _digits(data: Path, out: Path) -> Dataset:
     packed = data if is_packed(data) else out / "digits"
     if not is_packed(packed):
-        import_dataset(data, packed, name="digits")
+        import_dataset(data, packed, ImportOptions("digits"))
     digits = load_dataset(packed)
     if (digits.channels, digits.num_classes) != (1, DIGITS):
         raise DataError(

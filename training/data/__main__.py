@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from training.data.dataset import DataError, is_packed, load_dataset
-from training.data.importing import Limits, import_dataset, inspect_source
-from training.data.progress import shown
+from training.data.importing import import_dataset, inspect_source
+from training.data.options import ImportOptions, Limits
+from training.data.progress import as_lines, shown
 from training.parent import Interrupt, exit_with_stdin, fail
 
 DISK_ERROR = 1
@@ -37,6 +38,7 @@ def import_(
     name: Annotated[str, typer.Option(help="What the dataset is called.")],
     resolution: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour).")] = None,
+    background: Annotated[str, typer.Option(help="Under transparent pixels, as in CSS.")] = "white",
     labels: Annotated[Path | None, typer.Option(help="CSV or JSON lines of file, class.")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these, by commas.")] = None,
     max_per_class: Annotated[int | None, typer.Option(min=1, help="Images, not more.")] = None,
@@ -48,28 +50,25 @@ def import_(
     licence: Annotated[str | None, typer.Option(help="Of the images; the cards tell it.")] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
     as_json: AsJson = False,
+    json_progress: Annotated[bool, typer.Option("--json-progress", hidden=True)] = False,
 ) -> None:
     """Turn images into a packed dataset, each file with a verdict."""
     stop_cleanly(follow_stdin)
-    with bad_input_is_one_line(), shown(f"Importing {source.name}") as progress:
-        dataset = import_dataset(
-            source,
-            out,
-            name=name,
-            resolution=resolution,
-            channels=channels,
-            labels=labels,
-            classes=None if classes is None else comma_separated(classes),
-            max_per_class=max_per_class,
-            max_files=max_files,
-            max_bytes=max_bytes,
-            max_zip_ratio=max_zip_ratio,
-            max_bad_share=max_bad_share,
-            min_images=min_images,
-            licence=licence,
-            progress=progress,
-        )
-    typer.echo(json.dumps(dataset.manifest) if as_json else describe_packed(dataset.manifest))
+    options = ImportOptions(
+        name,
+        resolution=resolution,
+        channels=channels,
+        background=background,
+        labels=labels,
+        classes=None if classes is None else comma_separated(classes),
+        max_per_class=max_per_class,
+        licence=licence,
+        limits=Limits(max_files, max_bytes, max_zip_ratio, max_bad_share, min_images),
+    )
+    told = as_lines() if json_progress else shown(f"Importing {source.name}")
+    with bad_input_is_one_line(), told as progress:
+        manifest = import_dataset(source, out, options, progress).manifest
+    typer.echo(json.dumps(manifest) if as_json or json_progress else describe_packed(manifest))
 
 
 @cli.command()

@@ -102,8 +102,8 @@ def read_header(stream: BinaryIO) -> Header:
         return Header(side=min(image.size), grey=image.mode in GREY_MODES or _is_deep_ppm(image))
 
 
-def decode(data: bytes) -> Decoded:
-    """Decode the first frame of an image file, upright, on white; raises RejectedError."""
+def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
+    """Decode the first frame of an image file, upright, on its background; raises RejectedError."""
     with damage_is_rejected(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(image)
         conversions = ["first frame"] if getattr(image, "is_animated", False) else []
@@ -112,11 +112,11 @@ def decode(data: bytes) -> Decoded:
         if image.getexif().get(0x0112, 1) != 1:  # Orientation
             upright = ImageOps.exif_transpose(image)
             conversions.append("rotated by EXIF")
-        plain = _to_grey_or_rgb(upright, deep_ppm=_is_deep_ppm(image))
+        plain = _to_grey_or_rgb(upright, background, deep_ppm=_is_deep_ppm(image))
         if plain.mode != upright.mode:
             conversions.append(f"{upright.mode} to {plain.mode}")
         elif plain is not upright:
-            conversions.append("transparency on white")
+            conversions.append("transparency on background")
         return Decoded(plain.copy() if plain is image else plain, tuple(conversions))
 
 
@@ -154,20 +154,22 @@ def _is_deep_ppm(image: Image.Image) -> bool:
     return image.format == "PPM" and image.mode == "I"
 
 
-def _to_grey_or_rgb(image: Image.Image, *, deep_ppm: bool) -> Image.Image:
+def _to_grey_or_rgb(
+    image: Image.Image, background: tuple[int, int, int], *, deep_ppm: bool
+) -> Image.Image:
     if image.mode.startswith("I;16") or deep_ppm:
         samples = np.asarray(image).astype(np.float32)
         return Image.fromarray((samples / 257).round().astype(np.uint8), "L")
     if image.mode in ("I", "F"):
         raise RejectedError("has 32-bit samples of unknown range; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        return _on_white(image)
+        return _on_paper(image, background)
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _on_paper(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     layer = image.convert("RGBA")
-    paper = Image.new("RGBA", image.size, "white")
+    paper = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(paper, layer).convert("L" if image.mode in GREY_MODES else "RGB")

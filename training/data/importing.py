@@ -1,10 +1,9 @@
 """Owns the import: any source of images → a packed dataset, with a verdict for every file."""
 
 import io
-import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.archives import MAX_ZIP_RATIO
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.decode import (
     Decoded,
@@ -27,27 +25,13 @@ from training.data.decode import (
     quiet_pillow,
     read_header,
 )
+from training.data.options import Colour, ImportOptions, Limits, Progress, Step
 from training.data.packing import Packer
 from training.data.sources import SOURCES, Item, Source, open_source
 from training.model.files import publish_dir, staging_dir
 
 RESOLUTIONS = (28, 32, 64, 128, 256)
-MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_LISTED_REJECTIONS = 1000
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an import takes on: files and unpacked bytes, and how many may be bad."""
-
-    max_files: int = 500_000
-    max_bytes: int = 16_000_000_000
-    max_zip_ratio: int = MAX_ZIP_RATIO
-    max_bad_share: float = 0.5
-    min_images: int = 2
 
 
 @dataclass
@@ -83,45 +67,32 @@ class Shape:
 
 
 def import_dataset(
-    source: Path,
-    out: Path,
-    *,
-    name: str,
-    resolution: int | None = None,
-    channels: int | None = None,
-    labels: Path | None = None,
-    classes: Collection[str] | None = None,
-    max_per_class: int | None = None,
-    max_files: int = Limits.max_files,
-    max_bytes: int = Limits.max_bytes,
-    max_zip_ratio: int = Limits.max_zip_ratio,
-    max_bad_share: float = Limits.max_bad_share,
-    min_images: int = Limits.min_images,
-    licence: str | None = None,
-    progress: Progress | None = None,
+    source: Path, out: Path, options: ImportOptions, progress: Progress | None = None
 ) -> Dataset:
     """Write the images of `source` to the new packed dataset directory `out`, whole or not at all.
 
-    resolution, channels: chosen from the images when None (see `choose_shape`). labels, classes,
-    max_per_class: as in `open_source`. licence: under which the images are had, for the cards of
-    what is trained on them. progress: called with (steps done, steps in all). Raises DataError if
-    the source or too many of its files cannot be used, OSError if the disk fails; nothing is left
-    behind then.
+    progress: called as files are done. Raises DataError if the source or too many of its files
+    cannot be used, OSError if the disk fails; nothing is left behind then.
     """
-    limits = Limits(max_files, max_bytes, max_zip_ratio, max_bad_share, min_images)
-    taken = {"labels": labels, "classes": classes, "max_per_class": max_per_class}
-    _check_request(out, name, resolution, channels)
+    options.check()
+    _check_free(out)
+    limits = options.limits
+    taken = {
+        "labels": options.labels,
+        "classes": options.classes,
+        "max_per_class": options.max_per_class,
+    }
     with _opened(source, limits, out, taken) as (src, pack):
         verdicts = Verdicts()
-        tick = _ticker(progress, 2 * len(src.items))
-        shape = choose_shape(src, verdicts, resolution, channels, tick)
+        tick = _ticker(progress, 2 * len(src.items), verdicts)
+        shape = choose_shape(src, verdicts, options.resolution, options.channels, tick)
         _check_packed_bytes(source, len(src.items), shape, limits)
         with Packer(pack, shape.resolution, shape.channels) as packer:
             for item in src.items:
-                _take(src, item, verdicts, packer)
+                _take(src, item, verdicts, packer, options.paper())
                 tick()
             _check_outcome(source, src, verdicts, packer, limits)
-            packer.finish(src.class_names, _facts(name, source, verdicts, licence))
+            packer.finish(src.class_names, _facts(source, verdicts, options))
         publish_dir(pack, out)
     return load_dataset(out)
 
@@ -135,7 +106,7 @@ def inspect_source(
     """
     with quiet_pillow(), _open(source, limits, scratch, {}) as src:
         verdicts = Verdicts()
-        tick = _ticker(progress, len(src.items))
+        tick = _ticker(progress, len(src.items), verdicts)
         shape = choose_shape(src, verdicts, None, None, tick)
         good = Counter(i.label for i in src.items if i.file not in verdicts.rejected)
         return {
@@ -210,9 +181,9 @@ def _header(read: bytes | NDArray[np.uint8]) -> Header:
     return Header(side=min(read.shape[:2]), grey=read.shape[2] == 1)
 
 
-def _decoded(read: bytes | NDArray[np.uint8]) -> Decoded:
+def _decoded(read: bytes | NDArray[np.uint8], paper: Colour) -> Decoded:
     if isinstance(read, bytes):
-        return decode(read)
+        return decode(read, paper)
     return Decoded(Image.fromarray(read[..., 0] if read.shape[2] == 1 else read), ())
 
 
@@ -229,11 +200,11 @@ def _open(
     )
 
 
-def _take(src: Source, item: Item, verdicts: Verdicts, packer: Packer) -> None:
+def _take(src: Source, item: Item, verdicts: Verdicts, packer: Packer, paper: Colour) -> None:
     if item.file in verdicts.rejected:
         return
     try:
-        decoded = _decoded(src.read(item))
+        decoded = _decoded(src.read(item), paper)
     except RejectedError as e:
         verdicts.reject(item, e)
         return
@@ -242,22 +213,22 @@ def _take(src: Source, item: Item, verdicts: Verdicts, packer: Packer) -> None:
     verdicts.accept((*decoded.conversions, *conversions))
 
 
-def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
+def _ticker(progress: Progress | None, total: int, verdicts: Verdicts) -> Callable[[], None]:
     done = 0
 
     def tick() -> None:
         nonlocal done
         done += 1
         if progress:
-            progress(done, total)
+            progress(Step(done, total, verdicts.accepted, len(verdicts.rejected)))
 
     return tick
 
 
-def _facts(name: str, source: Path, verdicts: Verdicts, licence: str | None) -> dict[str, Any]:
+def _facts(source: Path, verdicts: Verdicts, options: ImportOptions) -> dict[str, Any]:
     return {
-        "name": name,
-        "licence": None if licence is None else printable(licence),
+        "name": options.name,
+        "licence": None if options.licence is None else printable(options.licence),
         "source": printable(source.name),
         "accepted": verdicts.accepted,
         "converted": verdicts.converted,
@@ -268,19 +239,7 @@ def _facts(name: str, source: Path, verdicts: Verdicts, licence: str | None) -> 
     }
 
 
-def _check_request(out: Path, name: str, resolution: int | None, channels: int | None) -> None:
-    if not NAME.fullmatch(name):
-        raise DataError(
-            f"Dataset name {name!r} is not allowed; expected 1 to 63 of a-z, 0-9, '.', '_', '-',"
-            " the first a letter or digit."
-        )
-    if resolution is not None and not MIN_RESOLUTION <= resolution <= MAX_RESOLUTION:
-        raise DataError(
-            f"resolution {resolution} is not allowed; expected {MIN_RESOLUTION} to"
-            f" {MAX_RESOLUTION}, or none to have it chosen from the images."
-        )
-    if channels not in (None, 1, 3):
-        raise DataError(f"channels {channels} is not allowed; expected 1 (grey) or 3 (colour).")
+def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{str(out)!r} exists already; choose another place or remove it.")
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from training.bench.__main__ import cli
 from training.bench.speed import _Flops
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 
 
 def bench(*args: object) -> subprocess.CompletedProcess:
@@ -52,7 +53,7 @@ def test_operations_of_a_product_are_two_for_each_multiplication():
 def test_bench_seeds_tells_the_spread(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (100, 28, 28), np.uint8)
     np.savez(tmp_path / "noise.npz", images=images)
-    import_dataset(tmp_path / "noise.npz", tmp_path / "packed", name="noise")
+    import_dataset(tmp_path / "noise.npz", tmp_path / "packed", ImportOptions("noise"))
     args = ("seeds", "--data", tmp_path / "packed", "--out", tmp_path / "out", "--seeds", 2,
             "--preset", "tiny", "--kimg", 0.1, "--threads", 1)  # fmt: skip
     done = bench(*args)

@@ -11,6 +11,7 @@ from training.bench.__main__ import cli
 from training.bench.stacked_mnist import count_modes, pack_stacks, perfect_floor, read_codes
 from training.data.dataset import load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 
 # Digits of each kind among MNIST's 60,000 training images.
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -50,7 +51,7 @@ def digits(tmp_path_factory):
         for i in range(20):
             pixels = np.clip(25 * kind + rng.normal(0, 5, (28, 28)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "images" / str(kind) / f"{i}.png")
-    import_dataset(folder / "images", folder / "packed", name="digits")
+    import_dataset(folder / "images", folder / "packed", ImportOptions("digits"))
     return folder / "packed"
 
 

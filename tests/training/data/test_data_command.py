@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 COMMAND = [sys.executable, "-m", "training.data"]
 
@@ -20,6 +22,29 @@ def test_import_prints_its_manifest_as_one_line_of_json(make_zip, two_classes, t
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout) == json.loads((tmp_path / "out/manifest.json").read_text())
     assert 1 <= done.stderr.count("\n") <= 10
+
+
+def test_progress_comes_as_lines_of_json_and_the_manifest_is_the_last(
+    make_zip, two_classes, tmp_path
+):
+    path = make_zip(two_classes | {"a/notes.txt": b"x"})
+    done = run("import", path, "--out", tmp_path / "out", "--name", "x", "--json-progress")
+    *steps, manifest = map(json.loads, done.stdout.splitlines())
+    assert steps
+    assert all(step.keys() == {"done", "total", "accepted", "rejected"} for step in steps)
+    assert steps[-1] == {"done": steps[-1]["total"]} | steps[-1]
+    assert (steps[-1]["accepted"], steps[-1]["rejected"]) == (10, 1)
+    assert manifest == json.loads((tmp_path / "out/manifest.json").read_text())
+    assert done.stderr == ""
+
+
+def test_transparent_pixels_lie_on_the_colour_that_is_asked_for(make_zip, encode, tmp_path):
+    clear = encode(Image.new("RGBA", (8, 8), (1, 2, 3, 0)))
+    path = make_zip({"1.png": clear, "2.png": clear})
+    args = ("--resolution", "8", "--background", "#102030")
+    assert run("import", path, "--out", tmp_path / "out", "--name", "x", *args).returncode == 0
+    images = np.load(tmp_path / "out/images.npy", allow_pickle=False)
+    assert np.unique(images.reshape(-1, 3), axis=0).tolist() == [[0x10, 0x20, 0x30]]
 
 
 def test_the_licence_of_the_images_is_kept(make_zip, two_classes, tmp_path):

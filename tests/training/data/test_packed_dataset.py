@@ -6,11 +6,12 @@ import pytest
 
 from training.data.dataset import DataError, load_dataset
 from training.data.importing import import_dataset
+from training.data.options import ImportOptions
 
 
 @pytest.fixture
 def packed(make_zip, two_classes, tmp_path: Path) -> Path:
-    import_dataset(make_zip(two_classes), tmp_path / "packed", name="x")
+    import_dataset(make_zip(two_classes), tmp_path / "packed", ImportOptions("x"))
     return tmp_path / "packed"
 
 
