@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.companions import run_companions
+from benchmarks.chaos.imports import IMPORTS
 from benchmarks.chaos.injection import inject, inject_into_broken_code
 from benchmarks.chaos.operations import OPERATIONS
 from benchmarks.chaos.outcomes import Journal, rows
@@ -22,7 +23,10 @@ from benchmarks.chaos.report import PAGE, ROOT, commit_of_code, table, write_pag
 from benchmarks.chaos.services import try_services
 
 WORK = ROOT / ".work" / "chaos"
-INJECTED = (*(operation.name for operation in OPERATIONS), "checkpoint", "export", "import")
+INJECTED = (
+    *(operation.name for operation in (*OPERATIONS, *IMPORTS)),
+    *("checkpoint", "export", "import"),
+)
 
 
 def main(

@@ -18,13 +18,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import ConflictError, NoisewellError
+from app.logs import configure_logs
 from app.store.database import SchemaError
 from benchmarks.chaos.channel import Channel
+from benchmarks.chaos.imports import IMPORTS
 from benchmarks.chaos.operations import OPERATIONS, Operation
 from benchmarks.chaos.sabotage import find_sabotage
 from benchmarks.chaos.soundness import leftovers, unsound
@@ -35,7 +38,7 @@ EXPECTED = (OSError, DBAPIError, SchemaError, NoisewellError, ValueError, Lookup
 
 def find(name: str) -> Operation:
     """The operation of that name."""
-    known = {operation.name: operation for operation in OPERATIONS}
+    known = {operation.name: operation for operation in (*OPERATIONS, *IMPORTS)}
     if name not in known:
         from benchmarks.chaos.weights import WITH_TORCH  # which takes seconds
 
@@ -46,7 +49,7 @@ def find(name: str) -> Operation:
 def act(operation: Operation, data: Path, channel: Channel, again: bool) -> None:
     """Do the operation and tell how it went; again: once more after an error, in this process."""
     do = operation.begin(data)
-    channel.send(held=os.getpid())
+    channel.send(held=operation.held())
     assert channel.receive() == {"do": "go"}
     error = attempt(do, channel)
     if error is not None and again and operation.effects(data) == 0:
@@ -75,6 +78,7 @@ def recover(operation: Operation, data: Path, channel: Channel, acknowledged: bo
         wrong.append(f"done again, it was refused: {refused}")
     if (now, refused) == (0, None):
         wrong.append("done again, it had no effect")
+    wrong += operation.left(data)
     channel.send(
         lost=int(acknowledged and seen == 0),
         twice=int(max(seen, now) > 1),
@@ -127,11 +131,11 @@ def warm_up(operation: Operation, template: Path) -> None:
         shutil.copytree(template, data)
         operation.begin(data)()
         assert operation.effects(data) == 1, f"{operation.name} has no effect"
+        operation.close()
         gc.collect()  # what it opened is closed before anybody forks
 
 
-def main(channel: Channel, name: str) -> None:
-    operation = find(name)
+def main(channel: Channel, operation: Operation) -> None:
     while (request := channel.receive()) is not None:
         data = Path(request["data"])
         if request["do"] == "prepare":
@@ -145,6 +149,9 @@ def main(channel: Channel, name: str) -> None:
 
 
 if __name__ == "__main__":
+    configure_logs()
     for what in sys.argv[3:]:
         find_sabotage(what).do()
-    main(Channel(socket.socket(fileno=int(sys.argv[1]))), sys.argv[2])
+    chosen = find(sys.argv[2])
+    with closing(chosen):
+        main(Channel(socket.socket(fileno=int(sys.argv[1]))), chosen)

@@ -1,7 +1,8 @@
 """Owns a fault at one system call: a driver, a tracer that strikes it there, and what is left then.
 
 strace counts the calls of each kind from the moment it is attached, which is just before the first
-one of the operation; a kill strikes on entering the call, which then does not happen.
+one of the operation, and in each thread by itself: one thread is struck. A kill strikes on entering
+the call, which then does not happen.
 """
 
 import re
@@ -47,11 +48,16 @@ class Driver:
     def __enter__(self) -> Self:
         self._scratch = tempfile.TemporaryDirectory(prefix="noisewell-chaos-")
         self.template = Path(self._scratch.name) / "template"
-        self.data = Path(self._scratch.name) / "data"
+        self.data = Path(self._scratch.name) / "data-0"
+        self._log = Path(self._scratch.name) / "log"
+        self._tries = 0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ANSWER_TIMEOUT_SEC)
         command = [sys.executable, "-m", "benchmarks.chaos.driver", str(theirs.fileno())]
-        self._process = subprocess.Popen([*command, *self._arguments], pass_fds=[theirs.fileno()])
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._arguments], pass_fds=[theirs.fileno()], stderr=log
+            )
         theirs.close()
         self.channel = Channel(ours)
         self.template.mkdir()
@@ -74,8 +80,10 @@ class Driver:
         self._scratch.cleanup()
 
     def fresh(self) -> Path:
-        """The folder as it was before the operation."""
+        """The folder as it was before the operation, where nobody who lives on writes to."""
         shutil.rmtree(self.data, ignore_errors=True)
+        self._tries += 1
+        self.data = self.data.with_name(f"data-{self._tries}")
         shutil.copytree(self.template, self.data)
         return self.data
 
@@ -85,7 +93,8 @@ class Driver:
         while not said or "ended" not in said[-1]:
             message = self.channel.receive()
             if message is None:
-                raise RuntimeError(f"the driver of {self.operation!r} died; it said {said}")
+                told = self._log.read_text("utf-8", "replace").splitlines()[-1:]
+                raise RuntimeError(f"the driver of {self.operation!r} died; it said {said} {told}")
             said.append(message)
         return said
 
@@ -96,7 +105,7 @@ class Driver:
         held = self.channel.receive()
         assert held is not None
         assert "held" in held, held
-        with Tracer(held["held"], injection, trace):
+        with Tracer(held["held"], injection, trace, follow=False):
             self.channel.send(do="go")
             said = self.until_ended()
         return said, trace.read_text("utf-8", "replace")
@@ -109,13 +118,17 @@ class Driver:
 
 
 class Tracer:
-    """strace, attached to `pid` and its threads from `with` on; it ends with what it traces, else
-    it lets go."""
+    """strace, attached from `with` on; it ends with what it traces, else it lets go.
 
-    def __init__(self, pid: int, injection: list[str], output: Path) -> None:
+    pid: of a thread, or with `follow` of a process, of which all threads and children are traced.
+    """
+
+    def __init__(
+        self, pid: int, injection: list[str], output: Path, *, follow: bool = True
+    ) -> None:
         self._pid = pid
-        self._command = ["strace", "-f", "-y", "-s", "0", "-o", str(output), *injection]
-        self._command += ["-p", str(pid)]
+        self._command = ["strace", *(["-f"] if follow else []), "-y", "-s", "0", *injection]
+        self._command += ["-o", str(output), "-p", str(pid)]
 
     def __enter__(self) -> None:
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE)

@@ -7,7 +7,7 @@ it are in weights.py.
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from alembic import command
@@ -74,6 +74,17 @@ class Operation:
     def effects(self, data: Path) -> int:
         """How often the operation has taken effect: 0 before it, 1 after it, 2 if done twice."""
         raise NotImplementedError
+
+    def held(self) -> int:
+        """The thread whose system calls are struck, once `begin` has been."""
+        return os.getpid()
+
+    def left(self, data: Path) -> Iterator[str]:
+        """What lies about that should not, a sentence each, once it has been done again."""
+        yield from ()
+
+    def close(self) -> None:
+        """End the threads that `begin` has started in this process."""
 
 
 # The store

@@ -1,14 +1,18 @@
 """Owns how the code is broken on purpose: a check that finds no breakage is worth nothing."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
+from app.imports import DatasetImporter, ImportRequest
 from app.store import database
+from app.store.datasets import StoredDataset
+from training.data import importing
 from training.model import files
 from training.model.files import sha256_bytes, write_json
 from training.model.registry import Registry, now_iso
@@ -83,6 +87,24 @@ def keep_no_journal() -> None:
     database._configure_sqlite = careless
 
 
+def publish_packs_by_file() -> None:
+    importing.publish_dir = shutil.copytree  # type: ignore[assignment]
+
+
+def accept_before_writing() -> None:
+    DatasetImporter.accept = _accept_first  # type: ignore[method-assign]
+
+
+def _accept_first(self: DatasetImporter, dataset_id: str, request: ImportRequest) -> StoredDataset:
+    upload = self.upload_path(dataset_id)
+    kept = upload.read_bytes()
+    upload.unlink()
+    dataset = self._store.create_dataset(dataset_id, request.name, upload.name)
+    upload.write_bytes(kept)
+    write_json(self._request_path(dataset_id), asdict(request))
+    return dataset
+
+
 SABOTAGES: tuple[Sabotage, ...] = (
     Sabotage("aliases written in place", write_in_place, "promote", "kill -9"),
     Sabotage("errors of the disk overlooked", overlook_errors, "promote", "ENOSPC once"),
@@ -90,6 +112,8 @@ SABOTAGES: tuple[Sabotage, ...] = (
     Sabotage("a run registered again", forget_runs, "register", "kill -9"),
     Sabotage("each statement committed", commit_every_statement, "finish", "kill -9"),
     Sabotage("no rollback journal", keep_no_journal, "enqueue", "kill -9"),
+    Sabotage("packs published file by file", publish_packs_by_file, "pack", "kill -9"),
+    Sabotage("an upload written after its row", accept_before_writing, "upload", "kill -9"),
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from app.store.jobs import END_STATUSES, Job
 from app.store.store import Store
+from training.data.dataset import DataError, content_hash, load_dataset
 from training.model.files import sha256_file
 from training.model.registry import FILES, Registry
 
@@ -26,7 +28,8 @@ def unsound(data: Path) -> list[str]:
     Reads what a service would read; only hidden names may be left over.
     """
     told = [*_database(data), *_models(data / "models"), *_runs(data / "runs")]
-    return told or list(_jobs(data))
+    told += _packs(data / "datasets")
+    return told or [*_jobs(data), *_datasets(data)]
 
 
 def leftovers(data: Path) -> int:
@@ -74,6 +77,44 @@ def _job(store: Store, job: Job) -> Iterator[str]:
         yield f"{job.id} is at attempt {job.attempt} and was started {kinds['started']} times"
     if (job.status == "running") != (job.worker is not None):
         yield f"{job.id} is {job.status} and held by {job.worker!r}"
+
+
+# Datasets
+
+
+def _packs(root: Path) -> Iterator[str]:
+    for pack in sorted(root.iterdir()) if root.is_dir() else []:
+        if not _HIDDEN.fullmatch(pack.name):
+            yield from _pack(pack)
+
+
+def _pack(pack: Path) -> Iterator[str]:
+    try:
+        dataset = load_dataset(pack)
+    except (DataError, OSError, ValueError) as error:
+        yield f"{pack} is half a dataset: {error}"
+        return
+    labels, names = dataset.labels, dataset.manifest["class_names"]
+    if content_hash(dataset.images, labels, names) != dataset.manifest["hash"]:
+        yield f"{pack} is half a dataset: its images are not those that its manifest says"
+
+
+def _datasets(data: Path) -> Iterator[str]:
+    """One that is ready has its images, one that is importing has an upload or has them already."""
+    if not (data / DATABASE).is_file():
+        return
+    store = Store.open(data / DATABASE)
+    try:
+        rows = store.list_datasets()
+    finally:
+        store.close()
+    for row in rows:
+        packed = (data / "datasets" / row.id).is_dir()
+        if row.status == "ready" and not packed and row.summary:
+            yield f"{row.id} is half a dataset: it is ready and its images are not there"
+        upload = data / "uploads" / (row.upload or "")
+        if row.status == "importing" and not packed and not zipfile.is_zipfile(upload):
+            yield f"{row.id} is half a dataset: it is importing and its upload is not there"
 
 
 # Models

@@ -3,12 +3,14 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos.companions import Companion, run
+from benchmarks.chaos.imports import IMPORTS, NAME, DatasetImport, Pack, Upload
 from benchmarks.chaos.injection import KILL, Driver, strike
 from benchmarks.chaos.operations import MODEL, OPERATIONS, Enqueue, Finish, Operation, Register
 from benchmarks.chaos.outcomes import Journal, Outcome, rows
@@ -28,15 +30,42 @@ def prepared(operation: Operation, data: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("operation", [*OPERATIONS, *IMPORTS], ids=lambda operation: operation.name)
 def test_an_operation_has_its_effect_once_and_leaves_all_sound(
     operation: Operation, tmp_path: Path
 ) -> None:
-    operation.prepare(tmp_path)
-    assert operation.effects(tmp_path) == 0
-    operation.begin(tmp_path)()
-    assert operation.effects(tmp_path) == 1
-    assert unsound(tmp_path) == []
+    with closing(operation):
+        operation.prepare(tmp_path)
+        assert operation.effects(tmp_path) == 0
+        operation.begin(tmp_path)()
+        assert operation.effects(tmp_path) == 1
+        assert unsound(tmp_path) == []
+    assert list(operation.left(tmp_path)) == []
+
+
+def test_half_a_dataset_is_told_and_so_is_what_lies_about(tmp_path: Path) -> None:
+    pack = prepared(Pack(), tmp_path) / "datasets" / NAME
+    images = bytearray((pack / "images.npy").read_bytes())
+    images[-1] ^= 1
+    (pack / "images.npy").write_bytes(images)
+    assert "not those that its manifest says" in " ".join(unsound(tmp_path))
+    (pack / "manifest.json").unlink()
+    assert "half a dataset" in " ".join(unsound(tmp_path))
+    (tmp_path / "datasets" / "other").mkdir()
+    assert list(Pack().left(tmp_path)) == ["datasets/other is left lying about"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "status"), [(DatasetImport(), "ready"), (Upload(), "importing")]
+)
+def test_a_row_without_its_files_is_half_a_dataset(
+    operation: Operation, status: str, tmp_path: Path
+) -> None:
+    with closing(operation):
+        prepared(operation, tmp_path)
+    for folder in ("datasets", "uploads"):
+        shutil.rmtree(tmp_path / folder)
+    assert f"half a dataset: it is {status}" in unsound(tmp_path)[0]
 
 
 def cut(path: Path) -> None:
