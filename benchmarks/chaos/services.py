@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from app.bench.child import Child, service
+from app.bench.child import Child, descendants, service
 from benchmarks.chaos.campaign import Campaign
-from benchmarks.chaos.clients import JOB, TIMEOUT_SEC, upload
-from benchmarks.chaos.injection import Tracer
+from benchmarks.chaos.clients import JOB, TIMEOUT_SEC, squares, upload
+from benchmarks.chaos.injection import KILL, Tracer
 from benchmarks.chaos.outcomes import Key, Outcome
+from benchmarks.chaos.processes import kill
 from benchmarks.chaos.random_kills import everything_ended, opened, until
 from benchmarks.chaos.soundness import unsound
 
@@ -24,6 +25,7 @@ WRITING = "pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,mkdir"
 DISK = "a disk that fails"
 JOB_SEC, SAMPLES = 240.0, 20
 SIGTERM, SECOND = "SIGTERM", "a second server"
+UPLOAD, MORE = "an upload", "more"
 
 
 class Trial:
@@ -47,6 +49,21 @@ class Trial:
 
     def job(self, job_id: str) -> dict[str, Any]:
         return self.client.get(f"/v1/training/jobs/{job_id}").json()
+
+    def send(self, name: str) -> httpx.Response:
+        """Upload a dataset."""
+        files = {"file": ("squares.zip", squares())}
+        return self.client.post("/v1/datasets", data={"name": name}, files=files)
+
+    def dataset_ends(self, accepted: httpx.Response) -> dict[str, Any]:
+        """What became of one that was accepted."""
+        path = accepted.headers.get("location", "/v1/datasets/refused")
+        until(lambda: self.client.get(path).json().get("status") != "importing", TIMEOUT_SEC)
+        return self.client.get(path).json()
+
+    def dataset_gets_ready(self, accepted: httpx.Response) -> None:
+        dataset = self.dataset_ends(accepted)
+        self.expect(f"the dataset gets ready, but {dataset}", dataset.get("status") == "ready")
 
     def samples(self) -> set[int]:
         """The statuses of a few images of the generator in the box."""
@@ -145,6 +162,89 @@ def second_server() -> Outcome:
     return Outcome(SECOND, "a service", "on one data folder", wrong=now.wrong)
 
 
+# Datasets
+
+
+def importing(now: Trial) -> list[int]:
+    """The processes of the service that import."""
+    found: list[int] = []
+    for pid in descendants(now.child.pid):
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile
+            continue
+        found += [pid] if b"training.data" in arguments else []
+    return found
+
+
+def half_way(now: Trial) -> bool:
+    """Whether something is being imported, and part of it is on the disk."""
+    return bool(importing(now)) and any((now.data / "datasets").glob(".*/pack/images.npy"))
+
+
+def nothing_left(now: Trial) -> None:
+    """Of uploads nothing lies about, and of datasets only those that are ready, hidden or not."""
+    listed = now.client.get("/v1/datasets").json()["data"]
+    ready = {dataset["id"] for dataset in listed if dataset["status"] == "ready"}
+    packs = {path.name for path in (now.data / "datasets").iterdir()}
+    uploads = [path.name for path in (now.data / "uploads").iterdir()]
+    now.expect(f"all packs are ready datasets, {packs} of {ready}", packs == ready)
+    now.expect(f"no upload is left, {uploads}", not uploads)
+
+
+def disk_fails_for_an_upload(code: str) -> Outcome:
+    """A dataset is refused while nothing can be written, and taken afterwards."""
+    with trial() as now:
+        with Tracer(now.child.pid, ["-e", f"inject={WRITING}:error={code}"], now.data / "trace"):
+            refused = now.send(MORE)
+            now.expect(
+                f"it is refused with 5xx, got {refused.status_code}: {refused.text}",
+                refused.status_code >= 500,
+            )
+            now.expect("the refusal is a problem that names itself", "title" in refused.text)
+            now.expect("images are made", now.samples() == {200})
+        nothing_left(now)
+        began = time.monotonic()
+        now.dataset_gets_ready(now.send(MORE))
+        seconds = time.monotonic() - began
+        nothing_left(now)
+    return Outcome(DISK, UPLOAD, code, recovery_sec=seconds, wrong=now.wrong)
+
+
+def import_is_killed() -> Outcome:
+    """The process that imports dies: the dataset has failed, and its name is free again."""
+    with trial() as now:
+        accepted = now.send(MORE)
+        now.expect("an import is seen", until(lambda: half_way(now), TIMEOUT_SEC))
+        for pid in importing(now):
+            kill(pid)
+        failed = now.dataset_ends(accepted)
+        now.expect(f"it has failed, but {failed}", failed["status"] == "failed")
+        now.expect(f"it says that it was killed: {failed['error']}", "kill" in str(failed["error"]))
+        nothing_left(now)
+        began = time.monotonic()
+        now.dataset_gets_ready(now.send(MORE))
+        seconds = time.monotonic() - began
+    return Outcome(KILL, UPLOAD, "its import", recovery_sec=seconds, wrong=now.wrong)
+
+
+def service_is_killed_while_importing() -> Outcome:
+    """What was accepted is imported by the next one, once."""
+    with trial() as now:
+        accepted = now.send(MORE)
+        now.expect("an import is seen", until(lambda: half_way(now), TIMEOUT_SEC))
+        importers = importing(now)
+        kill(now.child.pid)
+        gone = until(lambda: not any(Path(f"/proc/{i}").exists() for i in importers), TIMEOUT_SEC)
+        now.expect("its import has ended with it", gone)
+        began = time.monotonic()
+        with now.child:
+            now.dataset_gets_ready(accepted)
+            seconds = time.monotonic() - began
+            nothing_left(now)
+    return Outcome(KILL, UPLOAD, "the service", recovery_sec=seconds, wrong=now.wrong)
+
+
 def try_services(campaign: Campaign) -> None:
     """Each once, in a sample too: they take a minute each."""
     trials: dict[Key, Callable[[], Outcome]] = {
@@ -152,6 +252,10 @@ def try_services(campaign: Campaign) -> None:
         (DISK, "a service", "EIO"): lambda: disk_fails("EIO"),
         (SIGTERM, "a service", "while a job trains"): told_to_stop,
         (SECOND, "a service", "on one data folder"): second_server,
+        (DISK, UPLOAD, "ENOSPC"): lambda: disk_fails_for_an_upload("ENOSPC"),
+        (DISK, UPLOAD, "EIO"): lambda: disk_fails_for_an_upload("EIO"),
+        (KILL, UPLOAD, "its import"): import_is_killed,
+        (KILL, UPLOAD, "the service"): service_is_killed_while_importing,
     }
     with campaign.part("whole services", len(trials)) as part:
         for key, do in trials.items():
