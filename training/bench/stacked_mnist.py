@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +90,8 @@ def pack_stacks(digits: Dataset, folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     with Packer(folder, digits.resolution, 3) as packer:
         for triple in rng.integers(len(images), size=(count, 3)):
-            packer.add(np.concatenate([images[i] for i in triple], axis=2), None)
+            stack = np.concatenate([images[i] for i in triple], axis=2)
+            packer.add(stack, None, sha256(stack.tobytes()).digest())
         packer.finish((), {"name": "stacked-mnist", "made_from": digits.hash})
 
 

@@ -12,7 +12,7 @@ import typer
 
 from training.data.dataset import DataError, is_packed, load_dataset
 from training.data.importing import import_dataset, inspect_source
-from training.data.options import ImportOptions, Limits
+from training.data.options import MIN_DECODER_BYTES, ImportOptions, Limits
 from training.data.progress import as_lines, shown
 from training.parent import Interrupt, exit_with_stdin, fail
 
@@ -29,6 +29,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 MaxFiles = Annotated[int, typer.Option(min=1, help="Files, or entries of a zip.")]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Unpacked bytes.")]
 MaxZipRatio = Annotated[int, typer.Option(min=1, help="Unpacked bytes to those of the zip.")]
+
+MaxImagePixels = Annotated[int, typer.Option(min=16, help="Of one image.")]
+MaxImageSec = Annotated[float, typer.Option(min=0.01, help="Processor time for one image.")]
+MaxDecoderBytes = Annotated[
+    int, typer.Option(min=MIN_DECODER_BYTES, help="Memory of a process that decodes.")
+]
 
 
 @cli.command("import")
@@ -47,6 +53,9 @@ def import_(
     max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
     min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
+    max_image_pixels: MaxImagePixels = Limits.max_image_pixels,
+    max_image_sec: MaxImageSec = Limits.max_image_sec,
+    max_decoder_bytes: MaxDecoderBytes = Limits.max_decoder_bytes,
     licence: Annotated[str | None, typer.Option(help="Of the images; the cards tell it.")] = None,
     follow_stdin: Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)] = False,
     as_json: AsJson = False,
@@ -63,7 +72,16 @@ def import_(
         classes=None if classes is None else comma_separated(classes),
         max_per_class=max_per_class,
         licence=licence,
-        limits=Limits(max_files, max_bytes, max_zip_ratio, max_bad_share, min_images),
+        limits=Limits(
+            max_files=max_files,
+            max_bytes=max_bytes,
+            max_zip_ratio=max_zip_ratio,
+            max_bad_share=max_bad_share,
+            min_images=min_images,
+            max_image_pixels=max_image_pixels,
+            max_image_sec=max_image_sec,
+            max_decoder_bytes=max_decoder_bytes,
+        ),
     )
     told = as_lines() if json_progress else shown(f"Importing {source.name}")
     with bad_input_is_one_line(), told as progress:

@@ -1,33 +1,23 @@
 """Owns the import: any source of images → a packed dataset, with a verdict for every file."""
 
-import io
 import statistics
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
-from training.data.decode import (
-    Decoded,
-    Header,
-    RejectedError,
-    damage_is_rejected,
-    decode,
-    fit,
-    quiet_pillow,
-    read_header,
-)
+from training.data.decode import Target
+from training.data.names import printable
 from training.data.options import Colour, ImportOptions, Limits, Progress, Step
+from training.data.outcomes import Outcome, outcomes
 from training.data.packing import Packer
-from training.data.sources import SOURCES, Item, Source, open_source
+from training.data.slots import BATCH_FILES
+from training.data.sources import SOURCES, Source, open_source
+from training.data.workers import Decoders
 from training.model.files import publish_dir, staging_dir
 
 RESOLUTIONS = (28, 32, 64, 128, 256)
@@ -40,21 +30,24 @@ class Verdicts:
 
     accepted: int = 0
     converted: int = 0
+    rejected: int = 0
     conversions: Counter[str] = field(default_factory=Counter)
-    rejected: dict[str, str] = field(default_factory=dict)
+    listed: list[dict[str, str]] = field(default_factory=list)
 
-    def reject(self, item: Item, error: RejectedError) -> None:
-        self.rejected[item.file] = str(error)
+    @property
+    def done(self) -> int:
+        return self.accepted + self.rejected
 
-    def accept(self, conversions: tuple[str, ...]) -> None:
-        self.accepted += 1
-        self.converted += bool(conversions)
-        self.conversions.update(conversions)
-
-    def listed(self) -> list[dict[str, str]]:
-        """The first rejections, in file order, fit for JSON whatever the file names hold."""
-        pairs = sorted(self.rejected.items())[:MAX_LISTED_REJECTIONS]
-        return [{"file": printable(file), "reason": printable(why)} for file, why in pairs]
+    def add(self, outcome: Outcome) -> None:
+        """Count one more file; the first rejections are listed."""
+        if outcome.reason is None:
+            self.accepted += 1
+            self.converted += bool(outcome.conversions)
+            self.conversions.update(outcome.conversions)
+            return
+        self.rejected += 1
+        if len(self.listed) < MAX_LISTED_REJECTIONS:
+            self.listed.append({"file": outcome.file, "reason": printable(outcome.reason)})
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,43 @@ class Shape:
     resolution: int
     channels: int
     median_side: int | None
+
+
+@dataclass
+class Headers:
+    """What a look at the headers has found.
+
+    lost: reasons of files that no decoder survives, by their numbers. good: files by class.
+    """
+
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    sides: Counter[int] = field(default_factory=Counter)
+    all_grey: bool = True
+    good: Counter[int | None] = field(default_factory=Counter)
+    lost: dict[int, str] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.lost and outcome.reason is not None:
+            self.lost[self.verdicts.done] = outcome.reason
+        self.verdicts.add(outcome)
+        if outcome.header is not None:
+            self.sides[outcome.header.side] += 1
+            self.all_grey = self.all_grey and outcome.header.grey
+            self.good[outcome.label] += 1
+
+    def shape(self, resolution: int | None, channels: int | None) -> Shape:
+        """What is asked for, or else what suits the images.
+
+        The largest of RESOLUTIONS not above the median of the shorter sides (28 at least); one
+        channel if all images are grey, else three.
+        """
+        median = statistics.median_low(self.sides.elements()) if self.sides else None
+        below = [r for r in RESOLUTIONS if median is not None and r <= median]
+        return Shape(
+            resolution=resolution or max(below, default=RESOLUTIONS[0]),
+            channels=channels or (1 if self.all_grey else 3),
+            median_side=median,
+        )
 
 
 def import_dataset(
@@ -76,22 +106,21 @@ def import_dataset(
     """
     options.check()
     _check_free(out)
-    limits = options.limits
-    taken = {
-        "labels": options.labels,
-        "classes": options.classes,
-        "max_per_class": options.max_per_class,
-    }
-    with _opened(source, limits, out, taken) as (src, pack):
+    with _opened(source, out, options) as (src, pack, decoders):
+        tell = _Teller(progress, len(src.items), 1 if _is_told(options) else 2)
+        headers = Headers()
+        if not _is_told(options):
+            headers = _read_headers(src, decoders, options.paper(), tell)
+        shape = headers.shape(options.resolution, options.channels)
+        _check_packed_bytes(source, len(src.items), shape, options.limits)
         verdicts = Verdicts()
-        tick = _ticker(progress, 2 * len(src.items), verdicts)
-        shape = choose_shape(src, verdicts, options.resolution, options.channels, tick)
-        _check_packed_bytes(source, len(src.items), shape, limits)
         with Packer(pack, shape.resolution, shape.channels) as packer:
-            for item in src.items:
-                _take(src, item, verdicts, packer, options.paper())
-                tick()
-            _check_outcome(source, src, verdicts, packer, limits)
+            target = Target(shape.resolution, shape.channels, options.paper())
+            for found in outcomes(src, decoders, target, headers.lost):
+                for outcome in found:
+                    _take(outcome, verdicts, packer)
+                tell(verdicts)
+            _check_outcome(source, src, verdicts, packer, options.limits)
             packer.finish(src.class_names, _facts(source, verdicts, options))
         publish_dir(pack, out)
     return load_dataset(out)
@@ -104,125 +133,93 @@ def inspect_source(
 
     scratch: an existing directory for what has to be unpacked on the way.
     """
-    with quiet_pillow(), _open(source, limits, scratch, {}) as src:
-        verdicts = Verdicts()
-        tick = _ticker(progress, len(src.items), verdicts)
-        shape = choose_shape(src, verdicts, None, None, tick)
-        good = Counter(i.label for i in src.items if i.file not in verdicts.rejected)
+    options = ImportOptions("inspected", limits=limits)
+    with _open(source, scratch, options) as src, _decoders(src, limits) as decoders:
+        tell = _Teller(progress, len(src.items), 1)
+        headers = _read_headers(src, decoders, options.paper(), tell)
+        shape = headers.shape(None, None)
         return {
             "source": source.name,
             "packed": is_packed(source),
             "files": len(src.items),
             "class_names": list(src.class_names),
-            "counts": {name: good[i] for i, name in enumerate(src.class_names)},
+            "counts": {name: headers.good[i] for i, name in enumerate(src.class_names)},
             "median_side": shape.median_side,
             "resolution": shape.resolution,
             "channels": shape.channels,
-            "rejected": len(verdicts.rejected),
-            "rejections": verdicts.listed(),
+            "rejected": headers.verdicts.rejected,
+            "rejections": headers.verdicts.listed,
         }
-
-
-def choose_shape(
-    src: Source,
-    verdicts: Verdicts,
-    resolution: int | None,
-    channels: int | None,
-    tick: Callable[[], None],
-) -> Shape:
-    """What is asked for, or else what suits the images by their headers.
-
-    The largest of RESOLUTIONS not above the median of the shorter sides (28 at least); one
-    channel if all images are grey, else three. Files without a readable header are rejected.
-    """
-    sides, all_grey = [], True
-    for item in src.items:
-        try:
-            header = _header(src.read(item))
-        except RejectedError as e:
-            verdicts.reject(item, e)
-        else:
-            sides.append(header.side)
-            all_grey = all_grey and header.grey
-        tick()
-    median = statistics.median_low(sides) if sides else None
-    below = [r for r in RESOLUTIONS if median is not None and r <= median]
-    return Shape(
-        resolution=resolution or max(below, default=RESOLUTIONS[0]),
-        channels=channels or (1 if all_grey else 3),
-        median_side=median,
-    )
-
-
-def printable(text: str) -> str:
-    """`text` with what is not Unicode (file names may hold any bytes) written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
 def _opened(
-    source: Path, limits: Limits, out: Path, taken: dict[str, Any]
-) -> Generator[tuple[Source, Path]]:
+    source: Path, out: Path, options: ImportOptions
+) -> Generator[tuple[Source, Path, Decoders]]:
     """The source, and an empty directory beside `out` that is gone on exit unless renamed."""
     if not source.exists():
         raise DataError(f"{str(source)!r} does not exist; give {SOURCES}.")
-    with quiet_pillow(), staging_dir(out.parent, out.name) as staged:
+    with staging_dir(out.parent, out.name) as staged:
         pack, scratch = staged / "pack", staged / "scratch"
         pack.mkdir()
         scratch.mkdir()
-        with _open(source, limits, scratch, taken) as src:
-            yield src, pack
+        with _open(source, scratch, options) as src, _decoders(src, options.limits) as decoders:
+            yield src, pack, decoders
 
 
-def _header(read: bytes | NDArray[np.uint8]) -> Header:
-    if isinstance(read, bytes):
-        with damage_is_rejected():
-            return read_header(io.BytesIO(read))
-    return Header(side=min(read.shape[:2]), grey=read.shape[2] == 1)
-
-
-def _decoded(read: bytes | NDArray[np.uint8], paper: Colour) -> Decoded:
-    if isinstance(read, bytes):
-        return decode(read, paper)
-    return Decoded(Image.fromarray(read[..., 0] if read.shape[2] == 1 else read), ())
-
-
-def _open(
-    path: Path, limits: Limits, scratch: Path, taken: dict[str, Any]
-) -> AbstractContextManager[Source]:
+def _open(path: Path, scratch: Path, options: ImportOptions) -> AbstractContextManager[Source]:
     return open_source(
         path,
-        max_files=limits.max_files,
-        max_bytes=limits.max_bytes,
-        max_zip_ratio=limits.max_zip_ratio,
+        max_files=options.limits.max_files,
+        max_bytes=options.limits.max_bytes,
+        max_zip_ratio=options.limits.max_zip_ratio,
         scratch=scratch,
-        **taken,
+        labels=options.labels,
+        classes=options.classes,
+        max_per_class=options.max_per_class,
     )
 
 
-def _take(src: Source, item: Item, verdicts: Verdicts, packer: Packer, paper: Colour) -> None:
-    if item.file in verdicts.rejected:
-        return
-    try:
-        decoded = _decoded(src.read(item), paper)
-    except RejectedError as e:
-        verdicts.reject(item, e)
-        return
-    pixels, conversions = fit(decoded.image, packer.resolution, packer.channels)
-    packer.add(pixels, item.label)
-    verdicts.accept((*decoded.conversions, *conversions))
+def _decoders(src: Source, limits: Limits) -> Decoders:
+    return Decoders(limits, -(-len(src.items) // BATCH_FILES))
 
 
-def _ticker(progress: Progress | None, total: int, verdicts: Verdicts) -> Callable[[], None]:
-    done = 0
+def _is_told(options: ImportOptions) -> bool:
+    return options.resolution is not None and options.channels is not None
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(Step(done, total, verdicts.accepted, len(verdicts.rejected)))
 
-    return tick
+def _read_headers(src: Source, decoders: Decoders, paper: Colour, tell: "_Teller") -> Headers:
+    headers = Headers()
+    for found in outcomes(src, decoders, None, {}):
+        for outcome in found:
+            headers.add(outcome)
+        tell(headers.verdicts)
+    tell.next_pass()
+    return headers
+
+
+def _take(outcome: Outcome, verdicts: Verdicts, packer: Packer) -> None:
+    verdicts.add(outcome)
+    if outcome.pixels is not None:
+        packer.add(outcome.pixels, outcome.label, outcome.digest)
+
+
+class _Teller:
+    """Tells how far all passes over the files are."""
+
+    def __init__(self, progress: Progress | None, num_files: int, num_passes: int) -> None:
+        self._progress, self._files, self._total = progress, num_files, num_passes * num_files
+        self._before = 0
+
+    def __call__(self, verdicts: Verdicts) -> None:
+        if self._progress is not None:
+            done = self._before + verdicts.done
+            # What is accepted of the headers is not accepted yet.
+            accepted = verdicts.accepted if self._before + self._files == self._total else 0
+            self._progress(Step(done, self._total, accepted, verdicts.rejected))
+
+    def next_pass(self) -> None:
+        self._before += self._files
 
 
 def _facts(source: Path, verdicts: Verdicts, options: ImportOptions) -> dict[str, Any]:
@@ -230,11 +227,13 @@ def _facts(source: Path, verdicts: Verdicts, options: ImportOptions) -> dict[str
         "name": options.name,
         "licence": None if options.licence is None else printable(options.licence),
         "source": printable(source.name),
+        "classes": None if options.classes is None else list(options.classes),
+        "max_per_class": options.max_per_class,
         "accepted": verdicts.accepted,
         "converted": verdicts.converted,
         "conversions": dict(sorted(verdicts.conversions.items())),
-        "rejected": len(verdicts.rejected),
-        "rejections": verdicts.listed(),
+        "rejected": verdicts.rejected,
+        "rejections": verdicts.listed,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -257,8 +256,8 @@ def _check_outcome(
     source: Path, src: Source, verdicts: Verdicts, packer: Packer, limits: Limits
 ) -> None:
     """Raise DataError unless enough files are good and every class has images."""
-    total, bad = len(src.items), len(verdicts.rejected)
-    first = next(iter(verdicts.listed()), {"file": "", "reason": ""})
+    total, bad = len(src.items), verdicts.rejected
+    first = next(iter(verdicts.listed), {"file": "", "reason": ""})
     example = f" (the first: {first['file']!r} {first['reason']})" if bad else ""
     if bad > limits.max_bad_share * total:
         raise DataError(

@@ -39,11 +39,10 @@ class Packer:
     def __len__(self) -> int:
         return len(self._heldout)
 
-    def add(self, pixels: NDArray[np.uint8], label: int | None) -> None:
-        """pixels: uint8 (resolution, resolution, channels)."""
-        data = pixels.tobytes()
-        self._file.write(data)
-        self._heldout.append(is_held_out(data))
+    def add(self, pixels: NDArray[np.uint8], label: int | None, digest: bytes) -> None:
+        """pixels: uint8 (resolution, resolution, channels); digest: their SHA-256."""
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self._heldout.append(is_held_out(digest))
         if label is not None:
             self._labels.append(label)
 
