@@ -22,7 +22,7 @@ MAX_WORKER_BYTES = 1_000_000_000
 MAX_IMAGE_SEC = 5.0  # of CPU
 SLACK_SEC = 0.5  # the files beside it, until the next line of progress
 MAX_SILENCE_SEC = 30.0  # by the clock: two workers, four import batches and others on two cores
-GOOD, MIN_GOOD = "good/", 3
+GOOD, MIN_GOOD = "all/good-", 3
 # What a verdict says of a worker that had to be ended, or that ended by itself.
 KILLED = re.compile(r"max_image_sec|max_decoder_bytes|decoder crash|decoder killed")
 

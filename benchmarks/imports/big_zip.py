@@ -102,7 +102,7 @@ def whole(source: Path, count: int) -> Finding:
     """Imported to the end: all there, progress that never goes back, memory that stays."""
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".") as scratch:
         watched = import_(source, Path(scratch))
-    flat = tell_memory(watched)
+    flat = tell_memory(watched, count)
     print(
         f"{len(watched.said):,} lines of progress, the longest silence"
         f" {watched.longest_silence:.1f} s; {count / watched.sec:,.0f} images/s"

@@ -88,10 +88,9 @@ class Eye:
     def busiest(self, since: float, until: float) -> float:
         """Seconds of CPU of the worker that used most of it between two moments."""
         looks = [look.cpu_sec for look in self.looks if since <= look.sec <= until]
-        if not looks:
-            return 0.0
-        first, last = looks[0], looks[-1]
-        return max((sec - first.get(pid, 0.0) for pid, sec in last.items()), default=0.0)
+        before = looks[0] if looks else {}
+        used = (sec - before.get(pid, 0.0) for look in looks for pid, sec in look.items())
+        return max(used, default=0.0)
 
     def alive(self) -> list[int]:
         """Which of the processes still live; one that only waits to be buried has no memory."""
@@ -139,6 +138,9 @@ class Said:
     done: int
     total: int
 
+    def moved(self, before: "Said | None") -> bool:
+        return before is None or self.done > before.done
+
 
 @dataclass
 class Watched:
@@ -160,8 +162,9 @@ class Watched:
 
     @property
     def silences(self) -> list[tuple[float, float]]:
-        """From the start to the first line, from each to the next, and to the end."""
-        return list(pairwise((0.0, *(line.sec for line in self.said), self.sec)))
+        """From the start to the first step, from each that was told to the next, and to the end."""
+        steps = [new.sec for old, new in pairwise((None, *self.said)) if new and new.moved(old)]
+        return list(pairwise((0.0, *steps, self.sec)))
 
     @property
     def longest_silence(self) -> float:

@@ -82,6 +82,8 @@ def test_progress_that_stops_goes_back_or_ends_early_is_told() -> None:
     assert list(big_zip.progress_wrong(watched(*fine))) == []
     assert list(big_zip.progress_wrong(watched())) == ["no progress was told"]
     assert "went back" in next(big_zip.progress_wrong(watched(*fine[:5], *fine[3:])))
+    still = [*fine[:4], *(replace(fine[3], sec=3.0 + i) for i in range(17))]
+    assert watched(*still).silences[-1] == (3.0, 20.0)
     late = list(big_zip.progress_wrong(watched(*fine[:4])))
     assert late == ["progress ended at 3 of 20", "nothing was told for 17.0 s"]
 
@@ -90,9 +92,9 @@ def test_progress_that_stops_goes_back_or_ends_early_is_told() -> None:
 def test_memory_that_grows_from_the_first_quarter_to_the_last_is_told(capsys) -> None:
     found = watched()
     found.eye.looks = [Look(float(i), 100, 0, {}) for i in range(8)]
-    assert speed.tell_memory(found)
+    assert speed.tell_memory(found, 1)
     found.eye.looks[-1] = Look(7.0, 100, 90, {})
-    assert not speed.tell_memory(found)
+    assert not speed.tell_memory(found, 1)
     assert "100 / 100 / 100 / 190" not in capsys.readouterr().out  # these are bytes, not MB
 
 
@@ -110,6 +112,9 @@ def test_a_worker_is_weighed_and_its_work_counted_by_the_processor() -> None:
     assert eye.peaks[pid] == eye.worker_peak > 1_000_000
     assert 0 < eye.busiest(0.0, 1.0) <= 0.6
     assert eye.busiest(0.0, 0.0) == 0.0
+    eye.looks.append(Look(2.0, 1, 1, {pid: 2.0}))
+    eye.looks += [Look(3.0, 1, 1, {pid: 7.0, 1: 0.5}), Look(4.0, 1, 1, {1: 1.0})]  # pid is gone
+    assert eye.busiest(2.0, 4.0) == 5.0
     assert eye.alive() == [os.getpid()]
 
 
@@ -122,7 +127,7 @@ def test_a_speed_below_the_bar_ends_the_command_with_1(
     bar: float, code: int, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(speed, "BAR", bar)
-    monkeypatch.setattr(speed, "tell_memory", lambda watched: True)  # of 12 images
+    monkeypatch.setattr(speed, "tell_memory", lambda watched, count: True)  # of 12 images
     with pytest.raises(typer.Exit) as ended:
         speed.main(count=12, rounds=1, seed=3, folder=tmp_path)
     assert ended.value.exit_code == code
@@ -149,11 +154,11 @@ def test_mutations_are_the_same_every_time_and_few_are_good_files() -> None:
 
 def test_files_without_one_verdict_and_rejected_good_ones_are_told() -> None:
     files = with_good(FILES, 1)
-    found = [Verdict("all/a.png", "reject", "x"), Verdict("good/0.png", "accept")]
+    found = [Verdict("all/a.png", "reject", "x"), Verdict("all/good-0.png", "accept")]
     assert list(without_one_verdict(files, found)) == ["all/b.png has 0 verdicts"]
     found += [Verdict("all/b.png", "accept"), Verdict("c", "accept"), Verdict("c", "accept")]
     assert list(without_one_verdict(files, found)) == ["c has a verdict and is no file"]
-    found[1] = Verdict("good/0.png", "reject", "x")
+    found[1] = Verdict("all/good-0.png", "reject", "x")
     assert list(without_one_verdict(files, found))[-1] == "a good image was rejected"
 
 
