@@ -60,8 +60,8 @@ class Packer:
         heldout = np.frombuffer(bytes(self._heldout), np.bool_)
         images = np.load(self._folder / "images.npy", mmap_mode="r", allow_pickle=False)
         if labels is not None:
-            np.save(self._folder / "labels.npy", labels, allow_pickle=False)
-        np.save(self._folder / "heldout.npy", heldout, allow_pickle=False)
+            save_array(self._folder / "labels.npy", labels)
+        save_array(self._folder / "heldout.npy", heldout)
         manifest = {
             "format": FORMAT,
             "hash": content_hash(images, labels, class_names),
@@ -80,3 +80,11 @@ class Packer:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
         return self._file.tell()
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """What `numpy.save` writes; that one writes past Python, and says nothing of a full disk."""
+    with path.open("wb") as f:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(f, header)
+        f.write(array.tobytes())

@@ -7,6 +7,7 @@ import pytest
 from training.data.dataset import DataError, load_dataset
 from training.data.importing import import_dataset
 from training.data.options import ImportOptions
+from training.data.packing import save_array
 
 
 @pytest.fixture
@@ -52,3 +53,16 @@ def test_an_array_of_objects_in_a_pack_is_not_unpickled(packed):
     np.save(packed / "heldout.npy", np.array([None] * 10, dtype=object))
     with pytest.raises(DataError, match=r"heldout\.npy"):
         load_dataset(packed)
+
+
+@pytest.mark.parametrize("array", [np.arange(9), np.array([True, False]), np.zeros((2, 3, 1))])
+def test_an_array_is_written_as_numpy_does_it(array, tmp_path):
+    np.save(tmp_path / "theirs.npy", array)
+    save_array(tmp_path / "ours.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is full")
+def test_an_array_that_finds_no_room_is_not_taken_for_written():
+    with pytest.raises(OSError, match="No space"):
+        save_array(Path("/dev/full"), np.arange(9))
