@@ -1,8 +1,9 @@
 """Owns an independent opinion on generated images: a classifier that no training here ever sees.
 
-    python benchmarks/judge.py split IMAGES.zip OUT_DIR --heldout 10000
-    python benchmarks/judge.py fit OUT_DIR/train.zip OUT_DIR/heldout.zip --out judge.safetensors
-    python benchmarks/judge.py score judge.safetensors OUT_DIR/train.zip OUT_DIR/heldout.zip F.npz
+    python -m benchmarks.judge split IMAGES.zip OUT_DIR --heldout 10000
+    python -m benchmarks.judge fit OUT_DIR/train.zip OUT_DIR/heldout.zip --out judge.safetensors
+    python -m benchmarks.judge score judge.safetensors OUT_DIR/train.zip OUT_DIR/heldout.zip F.npz
+    python -m benchmarks.judge cas F.npz OUT_DIR/heldout.zip
 
 It shares no code with training/: own reader, own network (residual, batch-normalised), own
 Fréchet distance, so that an error there cannot flatter the figures here. Train the generator to
@@ -341,6 +342,27 @@ def score(
         **score_fakes(judge, read_reals(train), kept, features),
     }
     typer.echo(json.dumps(report) if as_json else describe(report))
+
+
+@cli.command()
+def cas(
+    fakes_file: Path,
+    heldout: Path,
+    epochs: int = 8,
+    seed: int = 0,
+    mirror: Annotated[bool, typer.Option(help="Flip images: not for digits.")] = False,
+) -> None:
+    """Train the classifier on fakes alone and print how much of the held-out reals it reads.
+
+    Classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887).
+    """
+    kept = read_reals(heldout)
+    images, labels = read_fakes(fakes_file, kept.shape)
+    judge = train_judge(
+        Reals(images, labels, kept.class_names), epochs=epochs, seed=seed, mirror=mirror
+    )
+    accuracy = float((read_images(judge, kept.images)[1] == kept.labels).mean())
+    typer.echo(f"trained on {len(images)} fakes alone: reads {accuracy:.2%} of {len(kept.images)}")
 
 
 def describe(report: dict[str, Any]) -> str:

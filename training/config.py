@@ -48,6 +48,7 @@ class TrainConfig:
     init: Scheme = "native"
 
     # objective: adversarial_weight·loss + (γ/2)·(r1_weight·R1 + r2_weight·R2) + gp_weight·GP
+    # + class_weight·cross-entropy of D's naming of classes
     objective: Literal["gan", "vae"] = "gan"
     loss: LossName = "relativistic"
     adversarial_weight: float = 1.0
@@ -60,6 +61,8 @@ class TrainConfig:
     gamma_final: float = 0.005
     gp_weight: float = 0.0
     kl_weight: float = 1.0
+    class_weight_d: float = 0.0
+    class_weight_g: float = 0.0
 
     # optimizers
     optimizer_g: OptimizerName = "adam"
@@ -102,6 +105,11 @@ class TrainConfig:
             check_setting(name, getattr(self, name))
         if contradiction := next(_contradictions(self), None):
             raise ConfigError(contradiction)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether D also learns to name the class of an image, where the images have classes."""
+        return self.class_weight_d > 0
 
     @property
     def g(self) -> PlayerConfig:
@@ -190,6 +198,13 @@ def _contradictions(c: TrainConfig) -> Iterator[str]:
         yield f"objective=vae needs architecture=strided, not {c.architecture}"
     if c.objective == "vae" and c.augment != "none":
         yield f"objective=vae learns to copy images as they are; use augment=none, not {c.augment}"
+    if c.objective == "vae" and c.class_weight_d:
+        yield "objective=vae has no D to name classes; use class_weight_d=0 and class_weight_g=0"
+    if c.class_weight_g and not c.class_weight_d:
+        yield (
+            f"class_weight_g is {c.class_weight_g:g}, but with class_weight_d=0 D never learns to "
+            "name classes; use class_weight_d=1 or class_weight_g=0"
+        )
 
 
 def override(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:

@@ -4,8 +4,11 @@ Pure in the networks' weights and the batch: nothing is drawn here and no gradie
 inside the penalties.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from training.batches import Batch, Disguise
 from training.config import TrainConfig
@@ -16,18 +19,33 @@ from training.schedules import Moment
 Stats = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What D says of N images: logits (N,), and class logits (N, num_classes) if it gives them."""
+
+    logits: Tensor
+    classes: Tensor | None
+
+    def halves(self) -> "tuple[Seen, Seen]":
+        """The first and the second half of the images."""
+        logits = self.logits.chunk(2)
+        classes = (None, None) if self.classes is None else self.classes.chunk(2)
+        return Seen(logits[0], classes[0]), Seen(logits[1], classes[1])
+
+
 def discriminator_loss(
     config: TrainConfig, generator: nn.Module, discriminator: nn.Module, batch: Batch, now: Moment
 ) -> Stats:
     """D's objective `loss_D` = λ·loss + γ/2·(λ₁R1 + λ₂R2) + λ_GP·GP and its parts, each a scalar.
 
     R1 and R2 are of the undisguised images. Fakes carry the classes of the reals they are paired
-    with (R3GAN, arXiv 2501.05441).
+    with (R3GAN, arXiv 2501.05441). A D that names classes learns it from the disguised reals alone
+    (λ_C·cross-entropy), so that it never takes a bad fake for a model of its class.
     """
     with torch.no_grad():
         fakes = generator(batch.z, batch.c)
-    logits, penalties = _scored(config, discriminator, batch, fakes, now.gamma)
-    real_logits, fake_logits = logits.chunk(2)
+    seen, penalties = _scored(config, discriminator, batch, fakes, now.gamma)
+    real_logits, fake_logits = seen.logits.chunk(2)
     adversarial = make_loss(config.loss, config.label_smoothing).d(real_logits, fake_logits)
     loss = config.adversarial_weight * adversarial
     stats = {"adversarial_D": adversarial, "logit_gap": (real_logits - fake_logits).mean()}
@@ -39,6 +57,10 @@ def discriminator_loss(
         gp = _gradient_penalty(discriminator, batch, fakes, batch.mix)
         loss = loss + config.gp_weight * gp
         stats["gp"] = gp
+    if seen.classes is not None:
+        named = cross_entropy(seen.classes.chunk(2)[0], batch.c)
+        loss = loss + config.class_weight_d * named
+        stats["class_D"] = named
     if config.augment_schedule == "adaptive":
         stats["sign_real"] = _sign(config, real_logits, fake_logits)
     return {"loss_D": loss, **stats}
@@ -46,35 +68,36 @@ def discriminator_loss(
 
 def _scored(
     config: TrainConfig, discriminator: nn.Module, batch: Batch, fakes: Tensor, gamma: float
-) -> tuple[Tensor, Tensor | None]:
-    """Logits of reals and fakes, shape (2B,), and their penalties if any, shape (2B,)."""
+) -> tuple[Seen, Tensor | None]:
+    """What D says of reals and fakes, 2B images, and their penalties if any, shape (2B,)."""
     views = [batch.images, fakes]
     disguises = [batch.real_disguise, batch.fake_disguise]
     if batch.direction is not None:
         steps = config.penalty_epsilon * batch.direction
         views += [batch.images + steps[:, 0], fakes + steps[:, 1]]
         # One pass over twice the images is cheaper than two passes.
-        logits, moved = _look(discriminator, views, disguises * 2, batch.c).chunk(2)
-        return logits, finite_difference_penalty(logits, moved, config.penalty_epsilon)
+        seen, moved = _look(discriminator, views, disguises * 2, batch.c).halves()
+        return seen, finite_difference_penalty(seen.logits, moved.logits, config.penalty_epsilon)
     if not gamma:
         return _look(discriminator, views, disguises, batch.c), None
     both = torch.cat(views).requires_grad_(True)
-    logits = _look(discriminator, list(both.chunk(2)), disguises, batch.c)
-    return logits, exact_penalty(logits, both)
+    seen = _look(discriminator, list(both.chunk(2)), disguises, batch.c)
+    return seen, exact_penalty(seen.logits, both)
 
 
 def _look(
     discriminator: nn.Module, views: list[Tensor], disguises: list[Disguise], c: Tensor
-) -> Tensor:
-    """D's logits of disguised views of the batch, shape (len(views)·B,)."""
-    seen = [disguise(view) for disguise, view in zip(disguises, views, strict=True)]
-    return discriminator(torch.cat(seen), c.repeat(len(seen)))
+) -> Seen:
+    """What D says of disguised views of the batch, N = len(views)·B images."""
+    images = [disguise(view) for disguise, view in zip(disguises, views, strict=True)]
+    said = discriminator(torch.cat(images), c.repeat(len(images)))
+    return Seen(*said) if isinstance(said, tuple) else Seen(said, None)
 
 
 def _gradient_penalty(discriminator: nn.Module, batch: Batch, fakes: Tensor, mix: Tensor) -> Tensor:
     between = torch.lerp(batch.images, fakes, mix).requires_grad_(True)
-    logits = _look(discriminator, [between], [batch.real_disguise], batch.c)
-    return one_centred_penalty(logits, between).mean()
+    seen = _look(discriminator, [between], [batch.real_disguise], batch.c)
+    return one_centred_penalty(seen.logits, between).mean()
 
 
 def _sign(config: TrainConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -89,14 +112,26 @@ def _sign(config: TrainConfig, real_logits: Tensor, fake_logits: Tensor) -> Tens
 def generator_loss(
     config: TrainConfig, generator: nn.Module, discriminator: nn.Module, batch: Batch
 ) -> Stats:
-    """G's objective `loss_G` on fresh fakes, paired with the batch's reals where the loss pairs."""
+    """G's objective `loss_G` on fresh fakes, paired with the batch's reals where the loss pairs.
+
+    Where D names classes, also λ_C·cross-entropy of what it takes the fakes for and the classes
+    asked for (AC-GAN, arXiv 1610.09585, eq. 3; weights of 1 for D and .1 for G: Gulrajani et al.
+    2017, arXiv 1704.00028, appendix).
+    """
     loss = make_loss(config.loss)
     fakes = generator(batch.z, batch.c)
-    real_logits = fake_logits = _look(discriminator, [fakes], [batch.fake_disguise], batch.c)
+    seen = _look(discriminator, [fakes], [batch.fake_disguise], batch.c)
+    real_logits = seen.logits
     if loss.g_needs_reals:
         with torch.no_grad():  # nothing of G stands behind them
-            real_logits = _look(discriminator, [batch.images], [batch.real_disguise], batch.c)
-    return {"loss_G": config.adversarial_weight * loss.g(real_logits, fake_logits)}
+            real_logits = _look(
+                discriminator, [batch.images], [batch.real_disguise], batch.c
+            ).logits
+    objective = config.adversarial_weight * loss.g(real_logits, seen.logits)
+    if seen.classes is None:
+        return {"loss_G": objective}
+    named = cross_entropy(seen.classes, batch.c)
+    return {"loss_G": objective + config.class_weight_g * named, "class_G": named}
 
 
 def vae_loss(config: TrainConfig, decoder: nn.Module, encoder: nn.Module, batch: Batch) -> Stats:

@@ -48,15 +48,18 @@ PRESETS: dict[str, TrainConfig] = {
     "cpu28": replace(_STRIDED, ema_fractions=(0.05,)),
     "cpu32": replace(_STRIDED, widths=(128, 64, 32)),
     "tiny": replace(_STRIDED, widths=(16, 8), z_dim=16, embed_dim=8, feature_dim=16),
-    # Six minutes of an H200 on CIFAR-10: docs/log.md, 2026-11-26.
+    # Seven minutes of an H100 on CIFAR-10: docs/log.md, 2026-11-26.
     "gpu32": replace(
         _STRIDED,
         widths=(320, 256, 128),
         feature_dim=256,
-        batch_size=128,
-        lr_g=5e-4,
-        lr_d=5e-4,
-        gamma_final=0.005,
+        batch_size=256,
+        lr_g=7e-4,
+        lr_d=7e-4,
+        gamma=0.02,
+        gamma_final=0.002,
+        class_weight_d=1.0,
+        class_weight_g=0.6,
         burn_in_fraction=0.6,
         ema_fractions=(0.02, 0.05),
         mirror=True,

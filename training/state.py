@@ -39,8 +39,7 @@ class TrainingState:
         self._seed = seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            build_d = build_encoder if config.objective == "vae" else build_discriminator
-            g, d = build_generator(network), build_d(network)
+            g, d = build_generator(network), _build_d(config, network)
             initialise(g, config.init)
             initialise(d, config.init)
             emas = [build_generator(network).requires_grad_(False) for _ in config.ema_fractions]
@@ -162,3 +161,9 @@ def _load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None
         state.setdefault(int(index), {})[slot] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _build_d(config: TrainConfig, network: NetworkConfig) -> nn.Module:
+    if config.objective == "vae":
+        return build_encoder(network)
+    return build_discriminator(network, classifies=config.classifies)

@@ -130,6 +130,8 @@ def test_the_preset_that_fits_is_chosen_and_a_misfit_is_told_a_better_one():
         (["compile=default", "gp_weight=10"], "cannot differentiate twice"),
         (["objective=vae", "architecture=dense"], "needs architecture=strided, not dense"),
         (["objective=vae", "augment=ada", "augment_p=1"], "use augment=none"),
+        (["objective=vae", "class_weight_d=1"], "use class_weight_d=0 and class_weight_g=0"),
+        (["class_weight_g=0.1"], "use class_weight_d=1 or class_weight_g=0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_what_would_work(texts, told):

@@ -139,6 +139,8 @@ SETTINGS: dict[str, Setting] = {
     "gamma_final": _STRENGTH,
     "gp_weight": _STRENGTH,
     "kl_weight": _STRENGTH,
+    "class_weight_d": _WEIGHT,
+    "class_weight_g": _WEIGHT,
     "optimizer_g": _OPTIMIZER,
     "optimizer_d": _OPTIMIZER,
     "lr_g": _SHARE,

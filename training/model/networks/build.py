@@ -1,7 +1,7 @@
 """Owns the step from a NetworkConfig to freshly initialised networks."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from training.model.networks.config import Architecture, NetworkConfig
 from training.model.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from training.model.networks.dense import DenseDiscriminator, DenseGenerator
+from training.model.networks.layers import LogitHead, linear
 from training.model.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from training.model.networks.spectral import normalise_spectra
 from training.model.networks.strided import (
@@ -43,9 +44,16 @@ def build_generator(config: NetworkConfig) -> nn.Module:
     return _GENERATORS[config.architecture](config)
 
 
-def build_discriminator(config: NetworkConfig) -> nn.Module:
-    """D: images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32."""
+def build_discriminator(config: NetworkConfig, classifies: bool = False) -> nn.Module:
+    """D: images (B, img_channels, R, R), c (B,) int64 → logits (B,) in fp32.
+
+    classifies: D also says what it takes an image for, logits (B, num_classes), beside the first
+    (AC-GAN, Odena et al. 2017, arXiv 1610.09585). Of no effect where there are no classes.
+    """
     net = _DISCRIMINATORS[config.architecture](config)
+    if classifies and config.num_classes:
+        head = cast(LogitHead, net.head)
+        head.classes = linear(head.embedding.embedding_dim, config.num_classes, gain=1.0)
     return normalise_spectra(net) if config.spectral_norm else net
 
 

@@ -99,6 +99,8 @@ class LatentInput(nn.Module):
 class LogitHead(nn.Module):
     """Features (B, F) and classes (B,) → logits (B,), always in fp32.
 
+    With `classes`, a linear map of the features, the pair (logits, class logits (B, num_classes)).
+
     Conditional: ⟨features, embedding(c)⟩/√F (Miyato & Koyama 2018, arXiv 1802.05637, eq. 3, without
     its unconditional term, as in R3GAN). Unconditional: one linear map. `scale` replaces 1/√F.
     """
@@ -107,6 +109,12 @@ class LogitHead(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(max(num_classes, 1), feature_dim)
         self.scale = 1 / math.sqrt(feature_dim) if scale is None else scale
+        self.classes: nn.Linear | None = None
 
-    def forward(self, features: Tensor, c: Tensor) -> Tensor:
-        return (features.float() * self.embedding(c).float()).sum(dim=1) * self.scale
+    def forward(self, features: Tensor, c: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = features.float()
+        logits = (features * self.embedding(c).float()).sum(dim=1) * self.scale
+        if self.classes is None:
+            return logits
+        with torch.autocast(features.device.type, enabled=False):
+            return logits, self.classes(features)
