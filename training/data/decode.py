@@ -167,6 +167,8 @@ def _tiff_tags(image: Image.Image) -> Any:
 
 def _with_plain_samples(image: Image.Image, file: Image.Image, done: list[str]) -> Image.Image:
     """The image with 8-bit samples of mode L, LA, RGB, RGBA or CMYK; file: as it was opened."""
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I;16") or _is_deep_ppm(file):
         done.append(f"{image.mode} to L")
         return _to_eight_bits(image, _tiff_tags(file))

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,33 +33,85 @@ class Folder:
         self.names = Names(name for name, _ in files)
         self._paths = Names(path for _, path in files)
         self.folders = frozenset(folders)
+        self._opened = _LastFolder()
 
     def read(self, index: int) -> bytes:
         """One file whole; raises RejectedError if it cannot be read or is no regular file."""
+        folder, _, name = self._paths[index].rpartition("/")
         try:
-            with open_beneath(self._root, self._paths[index]) as f:
-                return _content(f)
+            return _content(name, self._opened.descriptor(self._root, folder))
         except OSError as e:
             raise RejectedError(f"cannot be read: {e.strerror or e}") from e
 
 
+class _LastFolder:
+    """The folder that was read from last, held open, since the next file mostly lies there too."""
+
+    def __init__(self) -> None:
+        self._name, self._held = "", ExitStack()
+        self._at: int | None = None
+        weakref.finalize(self, self._held.close)
+
+    def descriptor(self, root: Path, name: str) -> int:
+        """Of a folder below `root`, opened through no link; raises OSError."""
+        if self._at is None or name != self._name:
+            self._held.close()
+            self._at = None
+            self._at = _open_folder(root, name)
+            self._held.callback(os.close, self._at)
+            self._name = name
+        return self._at
+
+
+def _open_folder(root: Path, path: str) -> int:
+    """The descriptor of a folder, step by step, so that what became a link leads nowhere."""
+    at = os.open(root, _FOLDER_FLAGS)
+    for name in path.split("/") if path else ():
+        try:
+            below = os.open(name, _FOLDER_FLAGS, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    return at
+
+
+def _open_file(name: str, at: int) -> int:
+    """The descriptor of a regular file in a folder, opened through no link and without waiting.
+
+    Nothing else is ever opened: to open a pipe or a device is to do something to it. Raises
+    OSError, RejectedError.
+    """
+    _check_regular(os.stat(name, dir_fd=at, follow_symlinks=False))
+    return os.open(name, _FILE_FLAGS, dir_fd=at)
+
+
+def _content(name: str, at: int) -> bytes:
+    fd = _open_file(name, at)
+    try:
+        status = os.fstat(fd)
+        _check_regular(status)
+        check_length(status.st_size)
+        data = os.read(fd, status.st_size)
+        while len(data) < status.st_size and (more := os.read(fd, status.st_size - len(data))):
+            data += more
+    finally:
+        os.close(fd)
+    if len(data) != status.st_size:
+        raise RejectedError("became shorter while it was read")
+    return data
+
+
 @contextmanager
 def open_beneath(root: Path, path: str) -> Generator[BinaryIO]:
-    """Open a regular file below `root` step by step, through no link and without waiting.
-
-    What became a link since it was listed leads nowhere, and nothing but a regular file is ever
-    opened: to open a pipe or a device is to do something to it. Raises OSError, RejectedError.
-    """
-    *folders, name = path.split("/")
-    with ExitStack() as opened:
-        at = os.open(root, _FOLDER_FLAGS)
-        opened.callback(os.close, at)
-        for folder in folders:
-            at = os.open(folder, _FOLDER_FLAGS, dir_fd=at)
-            opened.callback(os.close, at)
-        _check_regular(os.stat(name, dir_fd=at, follow_symlinks=False))
-        f = opened.enter_context(os.fdopen(os.open(name, _FILE_FLAGS, dir_fd=at), "rb"))
-        _check_regular(os.fstat(f.fileno()))
+    """Open a regular file below `root` as `_open_file` does; raises OSError, RejectedError."""
+    folder, _, name = path.rpartition("/")
+    at = _open_folder(root, folder)
+    try:
+        fd = _open_file(name, at)
+    finally:
+        os.close(at)
+    with os.fdopen(fd, "rb") as f:
+        _check_regular(os.fstat(fd))
         yield f
 
 
@@ -75,15 +128,6 @@ def plain_file(path: Path) -> Generator[BinaryIO]:
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise RejectedError("is not a regular file")
-
-
-def _content(f: BinaryIO) -> bytes:
-    size = os.fstat(f.fileno()).st_size
-    check_length(size)
-    data = f.read(size)
-    if len(data) != size:
-        raise RejectedError("became shorter while it was read")
-    return data
 
 
 # ── what is there ────────────────────────────────────────────────────────────────────────────

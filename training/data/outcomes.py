@@ -74,6 +74,7 @@ class _Pending:
     batch: Batch
     entries: deque[Item | Outcome] = field(default_factory=deque)
     place: int = 0
+    pixels: NDArray[np.uint8] | None = None  # (files, H, W, C), those that have a verdict filled in
 
     def take(self) -> list[Outcome]:
         """What is decided by now, and was not taken before."""
@@ -86,22 +87,14 @@ class _Pending:
         return found
 
     def _outcome(self, item: Item) -> Outcome:
-        told = self.batch.slot.told(self.place)
+        told, pixels = self.batch.slot.told(self.place), self.pixels
         if told.verdict != ACCEPTED:
             return Outcome(item.file, item.label, _reason(told), lost=told.verdict == LOST)
-        target = self.batch.target
-        if target is None:
-            return Outcome(item.file, item.label, None, header=told.header)
-        shape = (target.resolution, target.resolution, target.channels)
-        pixels = np.frombuffer(self.batch.slot.pixels(self.place, int(np.prod(shape))), np.uint8)
-        return Outcome(
-            item.file,
-            item.label,
-            None,
-            _conversions(told.text),
-            pixels.reshape(shape),
-            told.digest,
-        )
+        if pixels is None:
+            header = Header(told.side, told.grey)
+            return Outcome(item.file, item.label, None, header=header)
+        conversions = _conversions(told.text)
+        return Outcome(item.file, item.label, None, conversions, pixels[self.place], told.digest)
 
 
 def _filled(
@@ -111,6 +104,10 @@ def _filled(
     target, pending = batch.target, _Pending(batch)
     image_bytes = target.resolution**2 * target.channels if target else 0
     most = files_a_batch(image_bytes)
+    if target is not None:
+        shape = (most, target.resolution, target.resolution, target.channels)
+        room = batch.slot.pixels(most * image_bytes)
+        pending.pixels = np.frombuffer(room, np.uint8).reshape(shape)
     for number, item in numbered:
         pending.entries.append(_entry(batch, src, item, known.get(number)))
         if len(pending.entries) == most or batch.slot.is_full():

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from training.data.dataset import FORMAT, content_hash, is_held_out
 from training.model.files import write_json
 
+BUFFER_BYTES = 1 << 20
+
 
 class Packer:
     """Appends images to `folder`/images.npy; `finish` writes the rest once they are all there."""
@@ -22,7 +24,7 @@ class Packer:
         self._shape = (resolution, resolution, channels)
         self._labels = array("q")
         self._heldout = bytearray()
-        self._file = (folder / "images.npy").open("wb")
+        self._file = (folder / "images.npy").open("wb", buffering=BUFFER_BYTES)
         self._header_bytes = self._write_header()
 
     def __enter__(self) -> Self:

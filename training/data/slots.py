@@ -45,8 +45,9 @@ class Told:
 
     verdict: int
     text: bytes
-    header: Header
     digest: bytes
+    side: int
+    grey: bool
 
 
 class Slot:
@@ -94,12 +95,11 @@ class Slot:
         verdict, grey, length, side, digest = _TOLD.unpack_from(self._memory, at)
         at += _TOLD.size
         text = self._memory[at : at + min(length, TEXT_BYTES)]
-        return Told(verdict, text, Header(side, bool(grey)), digest)
+        return Told(verdict, text, digest, side, bool(grey))
 
-    def pixels(self, place: int, num_bytes: int) -> memoryview:
-        """The image of one file; it changes when the slot is filled again."""
-        at = self._out_at + place * num_bytes
-        return self._view[at : at + num_bytes]
+    def pixels(self, num_bytes: int) -> memoryview:
+        """The images in the order of their files; they change when the slot is filled again."""
+        return self._view[self._out_at : self._out_at + num_bytes]
 
     def lose(self, place: int, reason: str) -> None:
         """Reject a file that its decoder has not survived."""
