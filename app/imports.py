@@ -35,11 +35,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What an upload is to become; None: the import chooses from the images."""
+    """What an upload is to become; None: the import chooses from the images, or does without.
+
+    background: a colour as in CSS. classes: names between commas, as on the command line.
+    """
 
     name: str
-    resolution: int | None
-    channels: int | None
+    resolution: int | None = None
+    channels: int | None = None
+    background: str | None = None
+    classes: str | None = None
+    max_per_class: int | None = None
+    licence: str | None = None
 
 
 ImporterCommand = Callable[[Path, Path, ImportRequest], list[str]]
@@ -99,6 +106,10 @@ class DatasetImporter:
     def upload_path(self, dataset_id: str) -> Path:
         """Where the upload of a dataset lies until its import has ended."""
         return self._settings.uploads_dir / f"{dataset_id}.zip"
+
+    def labels_path(self, dataset_id: str) -> Path:
+        """Where the labels of an upload lie that came with it, until its import has ended."""
+        return self._settings.uploads_dir / f"{dataset_id}.csv"
 
     def dataset_path(self, dataset_id: str) -> Path:
         """Where the packed dataset lies once it is ready."""
@@ -238,6 +249,8 @@ class DatasetImporter:
 
     def _remove_upload(self, dataset_id: str) -> None:
         self.upload_path(dataset_id).unlink(missing_ok=True)
+        for path in label_files(self.upload_path(dataset_id)):
+            path.unlink(missing_ok=True)
         self._request_path(dataset_id).unlink(missing_ok=True)
 
     def _signal_child(self, number: signal.Signals) -> None:
@@ -250,6 +263,11 @@ def new_dataset_id() -> str:
     return f"ds_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 
 
+def label_files(upload: Path) -> tuple[Path, Path]:
+    """Where labels for an upload may lie: as CSV, or as JSON lines."""
+    return upload.with_suffix(".csv"), upload.with_suffix(".jsonl")
+
+
 def default_command(settings: Settings) -> ImporterCommand:
     """The real import, as `noisewell data import` runs it."""
 
@@ -259,8 +277,14 @@ def default_command(settings: Settings) -> ImporterCommand:
             "--name": request.name,
             "--resolution": request.resolution,
             "--channels": request.channels,
+            "--background": request.background,
+            "--labels": next(filter(Path.exists, label_files(upload)), None),
+            "--classes": request.classes,
+            "--max-per-class": request.max_per_class,
+            "--licence": request.licence,
             "--max-files": settings.max_dataset_files,
             "--max-bytes": settings.max_dataset_bytes,
+            "--max-zip-ratio": settings.max_dataset_zip_ratio,
         }
         given = [f"{option}={value}" for option, value in options.items() if value is not None]
         base = [sys.executable, "-m", "training.data", "import", str(upload)]

@@ -175,6 +175,7 @@ class Dataset(Answer):
     class_names: list[str] | None = None
     num_images: int | None = None
     num_heldout: int | None = None
+    licence: str | None = None
     counts: dict[str, int] | None = None
     accepted: int | None = None
     converted: int | None = None

@@ -41,13 +41,15 @@ class Settings(BaseSettings):
     max_loaded_bytes: int = Field(default=2_000_000_000, ge=1)
     max_startup_bytes: int = Field(default=4_000_000, ge=0)
 
-    # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to.
+    # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to, and the
+    # ratio is of that to the bytes of the zip.
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     max_verify_bytes: int = Field(default=16_000_000, ge=1)
     max_verify_pixels: int = Field(default=4_194_304, ge=1)
     max_upload_bytes: int = Field(default=2_000_000_000, ge=1)
     max_dataset_files: int = Field(default=500_000, ge=1)
     max_dataset_bytes: int = Field(default=16_000_000_000, ge=1)
+    max_dataset_zip_ratio: int = Field(default=100, ge=1)
 
     # Retraining. A job whose worker is silent for lease_sec is free for another one.
     start_worker: bool = True

@@ -1,6 +1,6 @@
-"""Owns a multipart upload on its way to the disk: one file, a few short fields, never in memory."""
+"""Owns a multipart upload on its way to the disk: files, a few short fields, never in memory."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ from app.errors import BadRequestError, ClientGoneError, TooLargeError, Unsuppor
 from training.model.files import fsync
 
 MAX_FIELD_BYTES = 1_000
-# Part headers, boundaries and fields; the file has a limit of its own.
+# Part headers, boundaries and fields; each file has a limit of its own.
 MAX_FORM_BYTES = 64_000
 
 
@@ -30,24 +30,27 @@ class _Part:
 
 
 class _Form:
-    """Callbacks of the parser: text fields to `fields`, the part `file_field` to `target`."""
+    """Callbacks of the parser: text fields to `fields`, the parts in `files` to their paths."""
 
     def __init__(
-        self, target: BinaryIO, file_field: str, names: Collection[str], max_file_bytes: int
+        self, files: Mapping[str, Path], names: Collection[str], max_file_bytes: int
     ) -> None:
         self.fields: dict[str, str] = {}
         self.ended = False
-        self._target = target
-        self._file_field = file_field
+        self.received: list[str] = []
+        self._files = files
         self._names = names
         self._max_file_bytes = max_file_bytes
         self._part = _Part()
         self._seen: set[str] = set()
+        self._target: BinaryIO | None = None
         self._file_bytes = 0
 
-    @property
-    def has_file(self) -> bool:
-        return self._file_field in self._seen
+    def close(self) -> None:
+        """Close the file of the part that the parser is in, if it is a file."""
+        if self._target is not None:
+            self._target.close()
+            self._target = None
 
     def parser(self, boundary: bytes) -> MultipartParser:
         return MultipartParser(
@@ -81,8 +84,8 @@ class _Form:
     def _name_part(self) -> None:
         _, options = parse_options_header(self._part.headers.get(b"content-disposition"))
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name != self._file_field and name not in self._names:
-            allowed = ", ".join(map(repr, (self._file_field, *self._names)))
+        if name not in self._files and name not in self._names:
+            allowed = ", ".join(map(repr, (*self._files, *self._names)))
             raise BadRequestError(
                 f"Form field {name!r} is unknown; expected {allowed}.", field=name
             )
@@ -90,12 +93,15 @@ class _Form:
             raise BadRequestError(f"Form field {name!r} appears twice; send it once.", field=name)
         self._seen.add(name)
         self._part.name = name
+        if name in self._files:
+            self._target, self._file_bytes = _create(self._files[name]), 0
+            self.received.append(name)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._part.name == self._file_field:
+        if self._target is not None:
             self._file_bytes += end - start
             if self._file_bytes > self._max_file_bytes:
-                raise too_large(self._file_field, self._max_file_bytes)
+                raise too_large(str(self._part.name), self._max_file_bytes)
             self._target.write(memoryview(data)[start:end])
             return
         self._part.value += data[start:end]
@@ -107,7 +113,9 @@ class _Form:
 
     def _end_part(self) -> None:
         name = self._part.name
-        if name is not None and name != self._file_field:
+        if self._target is not None:
+            self.close()
+        elif name is not None:
             self.fields[name] = self._part.value.decode("utf-8", "replace")
 
     def _end(self) -> None:
@@ -115,45 +123,45 @@ class _Form:
 
 
 async def receive_upload(
-    request: Request, path: Path, *, file_field: str, names: Collection[str], max_file_bytes: int
+    request: Request, files: Mapping[str, Path], *, names: Collection[str], max_file_bytes: int
 ) -> dict[str, str]:
-    """Stream the form's file to the new file `path`, synced to the disk; returns the other fields.
+    """Stream the form's files to new files, synced to the disk; returns the other fields.
 
+    files: where to by the name of the part; the first is wanted, the others may be missing.
     Raises TooLargeError, BadRequestError naming the field, UnsupportedTypeError, ClientGoneError;
-    `path` is gone then.
+    all the files are gone then.
     """
     boundary = _boundary(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_file_bytes + MAX_FORM_BYTES:
-        raise too_large(file_field, max_file_bytes)
+        raise too_large(next(iter(files)), max_file_bytes)
+    form = _Form(files, names, max_file_bytes)
     try:
-        return await _receive(request, boundary, path, file_field, names, max_file_bytes)
+        return await _receive(request, boundary, form, files, max_file_bytes)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove, path)
+            await anyio.to_thread.run_sync(remove, *files.values())
         raise
 
 
 async def _receive(
     request: Request,
     boundary: bytes,
-    path: Path,
-    file_field: str,
-    names: Collection[str],
+    form: _Form,
+    files: Mapping[str, Path],
     max_file_bytes: int,
 ) -> dict[str, str]:
-    target = await anyio.to_thread.run_sync(_create, path)
+    wanted = next(iter(files))
     try:
-        form = _Form(target, file_field, names, max_file_bytes)
-        await _parse(request, form.parser(boundary), max_file_bytes + MAX_FORM_BYTES, file_field)
+        await _parse(request, form.parser(boundary), max_file_bytes + MAX_FORM_BYTES, wanted)
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(target.close)
+            await anyio.to_thread.run_sync(form.close)
     if not form.ended:
         raise BadRequestError("The multipart body ends before its closing boundary; send it again.")
-    if not form.has_file:
-        raise BadRequestError(f"Form field {file_field!r} is missing.", field=file_field)
-    await anyio.to_thread.run_sync(_sync, path)
+    if wanted not in form.received:
+        raise BadRequestError(f"Form field {wanted!r} is missing.", field=wanted)
+    await anyio.to_thread.run_sync(_sync, [files[name] for name in form.received])
     return form.fields
 
 
@@ -190,14 +198,16 @@ def _create(path: Path) -> BinaryIO:
     return path.open("xb")
 
 
-def _sync(path: Path) -> None:
-    fsync(path)
-    fsync(path.parent)
+def _sync(paths: list[Path]) -> None:
+    for path in paths:
+        fsync(path)
+    fsync(paths[0].parent)
 
 
-def remove(path: Path) -> None:
-    """Delete a file that may not exist."""
-    path.unlink(missing_ok=True)
+def remove(*paths: Path) -> None:
+    """Delete files that may not exist."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def too_large(file_field: str, max_bytes: int) -> TooLargeError:

@@ -7,16 +7,26 @@ from pathlib import Path
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
+from PIL import ImageColor
 
 from app.context import Context, Ctx
 from app.errors import BadRequestError, ConflictError, StorageFullError
-from app.imports import ImportRequest, new_dataset_id
+from app.imports import ImportRequest, label_files, new_dataset_id
 from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets
 from app.storage import free_bytes
 from app.store.datasets import StoredDataset
 from app.uploads import receive_upload, remove
 
-FIELDS = ("name", "resolution", "channels")
+FIELDS = (
+    "name",
+    "resolution",
+    "channels",
+    "background",
+    "classes",
+    "max_per_class",
+    "licence",
+)
+MAX_PER_CLASS = 1_000_000_000
 EMPTY_ZIP = b"PK\x05\x06"  # the end record stands where the first entry would
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -33,6 +43,27 @@ FORM = {
         "name": {"type": "string", "pattern": NAME_PATTERN},
         "resolution": {"type": "integer", "minimum": MIN_RESOLUTION, "maximum": MAX_RESOLUTION},
         "channels": {"type": "integer", "enum": [1, 3]},
+        "background": {
+            "type": "string",
+            "default": "white",
+            "description": "Under transparent pixels: a colour as in CSS.",
+        },
+        "classes": {
+            "type": "string",
+            "description": "Only these, between commas; a name with a comma stands in quotes.",
+        },
+        "max_per_class": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "Images of each class, not more.",
+        },
+        "licence": {"type": "string", "description": "Of the images; model cards tell it."},
+        "labels": {
+            "type": "string",
+            "contentMediaType": "text/csv",
+            "description": "A file with a line for each image, its file and class: CSV with a"
+            " header, or JSON lines.",
+        },
     },
     "additionalProperties": False,
 }
@@ -53,8 +84,7 @@ async def create_dataset(request: Request, ctx: Ctx, response: Response) -> Data
     path = ctx.importer.upload_path(dataset_id)
     fields = await receive_upload(
         request,
-        path,
-        file_field="file",
+        {"file": path, "labels": ctx.importer.labels_path(dataset_id)},
         names=FIELDS,
         max_file_bytes=ctx.settings.max_upload_bytes,
     )
@@ -102,8 +132,9 @@ def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -
     try:
         request = _import_request(fields)
         _check_zip(path)
+        _name_labels(ctx.importer.labels_path(dataset_id))
     except BaseException:
-        remove(path)
+        remove(path, *label_files(path))
         raise
     return ctx.importer.accept(dataset_id, request)
 
@@ -118,6 +149,12 @@ def _import_request(fields: dict[str, str]) -> ImportRequest:
             f"{MIN_RESOLUTION} to {MAX_RESOLUTION}",
         ),
         channels=_integer(fields, "channels", (1, 3), "1 (grey) or 3 (colour)"),
+        background=_colour(fields.get("background")),
+        classes=fields.get("classes") or None,
+        max_per_class=_integer(
+            fields, "max_per_class", range(1, MAX_PER_CLASS), "a whole number from 1 on"
+        ),
+        licence=fields.get("licence") or None,
     )
 
 
@@ -143,6 +180,32 @@ def _integer(
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) not in allowed:
         raise BadRequestError(f"{field} {text!r} is not allowed; expected {words}.", field=field)
     return int(text)
+
+
+def _colour(text: str | None) -> str | None:
+    """A form field as a colour without transparency; what is missing or empty is None."""
+    if not text:
+        return None
+    try:
+        parts = len(ImageColor.getrgb(text))
+    except ValueError:
+        parts = 0
+    if parts != 3:
+        raise BadRequestError(
+            f"background {text!r} is not a colour; expected a name or a number as in CSS, such as"
+            " 'white' or '#f0f0f0'.",
+            field="background",
+        )
+    return text
+
+
+def _name_labels(path: Path) -> None:
+    """JSON lines are told from CSV by the end of their name; what is sent has none."""
+    if path.exists():
+        with path.open("rb") as f:
+            is_json = f.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+        if is_json:
+            path.rename(path.with_suffix(".jsonl"))
 
 
 def _check_zip(path: Path) -> None:

@@ -227,9 +227,7 @@ async def _here(do: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _received(path: Path) -> Awaitable[dict[str, str]]:
-    return receive_upload(
-        _request(), path, file_field="file", names=("name",), max_file_bytes=MAX_BYTES
-    )
+    return receive_upload(_request(), {"file": path}, names=("name",), max_file_bytes=MAX_BYTES)
 
 
 def _request() -> Request:

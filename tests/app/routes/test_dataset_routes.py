@@ -162,6 +162,10 @@ def test_what_is_no_zip_or_empty_is_refused_and_nothing_is_left(
         ("resolution", "1e2"),
         ("channels", "2"),
         ("channels", "-1"),
+        ("background", "no colour"),
+        ("background", "#ff000080"),
+        ("max_per_class", "0"),
+        ("max_per_class", "1.5"),
         ("colour", "red"),
     ],
 )
@@ -333,4 +337,50 @@ def test_a_dataset_is_not_deleted_while_a_job_needs_it(client: httpx.Client, hou
 def test_the_form_is_in_the_openapi_document(client: httpx.Client) -> None:
     post = client.get("/openapi.json").json()["paths"][PATH]["post"]
     form = post["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert sorted(form["properties"]) == ["channels", "file", "name", "resolution"]
+    assert sorted(form["properties"]) == sorted([*datasets.FIELDS, "file", "labels"])
+
+
+def test_an_upload_takes_only_what_its_fields_ask_for(client: httpx.Client, house: House) -> None:
+    house.importer.start()
+    fields = {"classes": "b,a", "max_per_class": "2", "licence": "CC0", "background": "#000"}
+    accepted = upload(client, zipped(letters() | {"c/1.png": b"x"}), **fields).json()
+    house.wait_for(accepted["id"])
+    ready = client.get(f"{PATH}/letters").json()
+    assert ready["counts"] == {"b": 2, "a": 2}
+    assert ready["licence"] == "CC0"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "file,class\n" + "".join(f"{i}.png,{'xy'[i % 2]}\n" for i in range(6)),
+        "".join(f'{{"file": "{i}.png", "class": "{"xy"[i % 2]}"}}\n' for i in range(6)),
+    ],
+    ids=["csv", "jsonl"],
+)
+def test_labels_come_as_a_file_beside_the_zip(
+    client: httpx.Client, house: House, labels: str
+) -> None:
+    house.importer.start()
+    flat = zipped({name[2:]: data for name, data in letters().items()})
+    files = {"labels": ("of-mine.txt", labels.encode()), "file": ("x.zip", flat)}
+    accepted = client.post(PATH, files=files, data={"name": "letters"})
+    assert accepted.status_code == 202
+    house.wait_for(accepted.json()["id"])
+    assert client.get(f"{PATH}/letters").json()["counts"] == {"x": 3, "y": 3}
+    house.importer.close()
+    assert house.uploads() == []
+
+
+def test_labels_of_an_upload_that_is_refused_are_not_kept(
+    client: httpx.Client, house: House
+) -> None:
+    files = {"labels": ("labels.csv", b"file,class\n"), "file": ("x.zip", b"no zip")}
+    assert client.post(PATH, files=files, data={"name": "letters"}).status_code == 422
+    assert house.uploads() == []
+
+
+def test_labels_without_a_zip_are_refused(client: httpx.Client, house: House) -> None:
+    answer = client.post(PATH, files={"labels": ("l.csv", b"a,b")}, data={"name": "letters"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "file")
+    assert house.uploads() == []
