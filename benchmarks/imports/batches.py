@@ -82,11 +82,15 @@ class Tally:
         counts = ", ".join(f"{n:,} {verdict}" for verdict, n in sorted(self.verdicts.items()))
         yield f"{total:,} files, {counts}, in {self.sec:.0f} s"
         yield (
-            f"{self.deaths} deaths of the importing process; {len(self.killed)} files cost a"
-            f" worker its life; largest worker {self.worker_peak / MB:,.0f} MB, importing process"
-            f" {self.main_peak / MB:,.0f} MB; at most {self.longest_work:.1f} s of CPU for an"
-            f" image, and {self.longest_silence:.1f} s without a sign"
+            f"{self.deaths} deaths of the process that is watched, which took"
+            f" {self.main_peak / MB:,.0f} MB; {len(self.killed)} files cost a worker its life, the"
+            f" largest took {self.worker_peak / MB:,.0f} MB"
         )
+        if self.longest_work:
+            yield (
+                f"at most {self.longest_work:.1f} s of CPU for an image, and"
+                f" {self.longest_silence:.1f} s without a sign"
+            )
 
 
 Files = Mapping[str, bytes]
