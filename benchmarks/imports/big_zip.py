@@ -5,28 +5,33 @@
 
 It is imported once to the end, then three times again to be ended half-way: by SIGTERM and by the
 end of its stdin, which leave nothing at all, and by SIGKILL, after which nothing that can be seen
-is there. No process of the import lives on. Linux.
+is there. No process of the import lives on. Last it is uploaded to a service, which may not
+grow. Linux.
 """
 
 import io
 import signal
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import httpx
 import numpy as np
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from app.bench.child import Child
+from benchmarks.imports.service_batches import ASK_SEC, SAMPLE, serving
 from benchmarks.imports.speed import CORES, SCRATCH, tell_memory
-from benchmarks.imports.watching import Stop, Watched, visible, watch
+from benchmarks.imports.watching import MB, Eye, Stop, Watched, in_mb, visible, watch
 
 SIDES = (12, 33)
 PER_PART = 1_000
@@ -35,6 +40,8 @@ RESOLUTION = 16
 SIGTERM_EXIT = 143
 MAX_SILENCE_SEC = 10.0  # between two lines of progress, on a busy machine
 MAX_STOP_SEC = 5.0
+WARM_SEC, WARM_TIMEOUT_SEC = 4, 120
+MAX_GROWN_BYTES = 64_000_000  # a good part of the zip; on a busy machine it still loads
 STOPS = (Stop(signal.SIGTERM), Stop(None), Stop(signal.SIGKILL))
 
 
@@ -57,6 +64,7 @@ def main(
     make_zip(source, count, seed)
     print(f"{source.name}: {count:,} images, {source.stat().st_size:,} bytes", flush=True)
     findings = [whole(source, count), *(stopped(source, stop) for stop in STOPS)]
+    findings.append(uploaded(source, count))
     for found in findings:
         print(f"{found.what}: {found.sec:.1f} s, {'; '.join(found.wrong) or 'as promised'}")
     raise typer.Exit(any(found.wrong for found in findings))
@@ -161,6 +169,51 @@ def stopped(source: Path, stop: Stop) -> Finding:
         f"it took {sec:.1f} s to end": sec > MAX_STOP_SEC,
     }
     return Finding(stop.name, sec, [what for what, bad in checks.items() if bad])
+
+
+# ── through a service ────────────────────────────────────────────────────────────────────────
+
+
+def uploaded(source: Path, count: int) -> Finding:
+    """Sent to a service: as large at the end as it was before, and all images are there."""
+    with (
+        tempfile.TemporaryDirectory(dir=source.parent, prefix=".") as scratch,
+        serving(Path(scratch)) as (child, client),
+    ):
+        client.get(SAMPLE).raise_for_status()
+        wait_until_warm(child)
+        began = time.monotonic()
+        with Eye(child.pid, began) as eye:
+            dataset = _sent(source, client)
+        sec = time.monotonic() - began
+    peaks = eye.quarters(lambda look: look.main)
+    grown = max(peaks) - eye.looks[0].main
+    print(f"memory of the service, quarter by quarter: {in_mb(peaks)} MB, {in_mb([grown])} more")
+    checks = {
+        f"it ended {dataset['status']}: {dataset['error']}": dataset["status"] != "ready",
+        f"{dataset.get('num_images')} of {count:,} are there": dataset.get("num_images") != count,
+        f"the service grew by {in_mb([grown])} MB": grown > MAX_GROWN_BYTES,
+    }
+    return Finding("through a service", sec, [what for what, bad in checks.items() if bad])
+
+
+def wait_until_warm(child: Child) -> None:
+    """It goes on loading for some seconds after its first answer; nothing tells of the end."""
+    held, end = [0], time.monotonic() + WARM_TIMEOUT_SEC
+    while abs(child.rss_bytes() - held[-min(len(held), WARM_SEC)]) > MB:
+        assert time.monotonic() < end, f"it still grows after {WARM_TIMEOUT_SEC} s"
+        held.append(child.rss_bytes())
+        time.sleep(1)
+
+
+def _sent(source: Path, client: httpx.Client) -> dict[str, Any]:
+    fields = {"name": "big", "resolution": str(RESOLUTION), "channels": "3"}
+    with source.open("rb") as f:
+        answer = client.post("/v1/datasets", data=fields, files={"file": f})
+    answer.raise_for_status()
+    while (dataset := client.get(answer.headers["location"]).json())["status"] == "importing":
+        time.sleep(ASK_SEC)
+    return dataset
 
 
 if __name__ == "__main__":

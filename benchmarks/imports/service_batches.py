@@ -31,10 +31,17 @@ SAMPLE = "/v1/models/mnist/images/1.png"
 @contextmanager
 def by_service() -> Iterator[Importer]:
     """A service of its own, on a free port of this machine, until `with` ends."""
-    with tempfile.TemporaryDirectory() as folder, service(Path(folder) / "data") as child:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "data") as (child, client):
+        yield Sender(child, client, Path(folder) / "data" / "datasets").send
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[tuple[Child, httpx.Client]]:
+    """A service on this data folder, and who asks it."""
+    with service(data) as child:
         url = f"http://127.0.0.1:{child.target.port}"
         with httpx.Client(base_url=url, timeout=TIMEOUT_SEC) as client:
-            yield Sender(child, client, Path(folder) / "data" / "datasets").send
+            yield child, client
 
 
 class Sender:
