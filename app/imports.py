@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.children import scrubbed_environment
-from app.errors import UnavailableError
+from app.errors import ConflictError, UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
@@ -29,8 +29,20 @@ from training.model.files import write_json
 MAX_QUEUED = 16
 STOP_GRACE_SEC = 10.0
 ERROR_TAIL_BYTES = 4_000
+PROGRESS_TAIL_BYTES = 4_000
+CANCELLED = "The import was cancelled."
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far an import is: files done of all, and what became of them."""
+
+    done: int
+    total: int
+    accepted: int
+    rejected: int
 
 
 @dataclass(frozen=True)
@@ -77,14 +89,20 @@ class DatasetImporter:
         self._queue: deque[str] = deque()
         self._news = threading.Condition()
         self._stopping = False
+        self._current: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._told: BinaryIO | None = None
         self._thread = threading.Thread(target=self._work, name="dataset importer")
 
     def start(self) -> None:
         """Take up what an earlier service left behind, and begin."""
         self._settings.uploads_dir.mkdir(parents=True, exist_ok=True)
         self._settings.datasets_dir.mkdir(parents=True, exist_ok=True)
-        waiting = [d for d in self._store.list_datasets() if d.status == "importing"]
+        known = self._store.list_datasets()
+        for dataset in known:
+            if dataset.error == CANCELLED:
+                self.remove(dataset.id)
+        waiting = [d for d in known if d.status == "importing"]
         self._clear_leftovers({d.id for d in waiting})
         for dataset in sorted(waiting, key=lambda d: d.id):
             self._recover(dataset)
@@ -142,6 +160,33 @@ class DatasetImporter:
             raise
         return dataset
 
+    def cancel(self, dataset_id: str) -> StoredDataset:
+        """End an import and take back what there is of it; its name and its place are free then.
+
+        Raises NotFoundError, or ConflictError if the import has ended.
+        """
+        with self._news:
+            if not self._store.finish_dataset(dataset_id, "failed", error=CANCELLED):
+                status = self._store.get_dataset(dataset_id).status
+                raise ConflictError(
+                    f"Dataset {dataset_id!r} is {status}; only an import that has not ended can be"
+                    " cancelled. DELETE removes the dataset."
+                )
+            if dataset_id == self._current:
+                self._signal_child(signal.SIGKILL)  # the thread clears up behind it
+            elif dataset_id in self._queue:
+                self._queue.remove(dataset_id)
+                self._remove_upload(dataset_id)
+        log.info("import cancelled", dataset=dataset_id)
+        return self._store.get_dataset(dataset_id)
+
+    def progress(self, dataset_id: str) -> Step | None:
+        """How far the import is; None if it waits, has ended or has told nothing yet."""
+        with self._news:
+            if dataset_id != self._current or self._told is None:
+                return None
+            return _last_step(_tail(self._told, PROGRESS_TAIL_BYTES))
+
     def remove(self, dataset_id: str) -> None:
         """Delete the packed dataset; it vanishes at once, however long its files take."""
         path = self.dataset_path(dataset_id)
@@ -180,12 +225,15 @@ class DatasetImporter:
             except Exception as error:
                 log.exception("import broke off", dataset=dataset_id)
                 self._give_up(dataset_id, f"{type(error).__name__}: {error}")
+            with self._news:
+                self._current = None
 
     def _next(self) -> str | None:
         with self._news:
             while not self._queue and not self._stopping:
                 self._news.wait()
-            return None if self._stopping else self._queue.popleft()
+            self._current = None if self._stopping else self._queue.popleft()
+            return self._current
 
     def _import(self, dataset_id: str) -> None:
         error = ""
@@ -195,7 +243,7 @@ class DatasetImporter:
             error = self._run_child(dataset_id, request)
         with self._news:
             interrupted = self._stopping and self._manifest(dataset_id) is None
-        if not interrupted:
+        if not interrupted or self._is_cancelled(dataset_id):
             self._finish(dataset_id, error)
 
     def _run_child(self, dataset_id: str, request: ImportRequest) -> str:
@@ -203,15 +251,16 @@ class DatasetImporter:
         command = self._command(
             self.upload_path(dataset_id), self.dataset_path(dataset_id), request
         )
-        with tempfile.TemporaryFile() as output:
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as told:
             with self._news:
-                if self._stopping:
+                if self._stopping or self._is_cancelled(dataset_id):
                     return ""
-                child = self._child = start_child(command, output)
+                child = self._child = start_child(command, output, told)
+                self._told = told
             log.info("import started", dataset=dataset_id, pid=child.pid)
             code = child.wait()
             with self._news:
-                self._child = None
+                self._child = self._told = None
             assert child.stdin is not None
             child.stdin.close()
             log.info("import ended", dataset=dataset_id, code=code)
@@ -224,7 +273,13 @@ class DatasetImporter:
             self._store.finish_dataset(dataset_id, "ready", summary=manifest)
         else:
             self._store.finish_dataset(dataset_id, "failed", error=error)
+        if self._is_cancelled(dataset_id):
+            self.remove(dataset_id)
+        self._remove_staged(dataset_id)
         self._remove_upload(dataset_id)
+
+    def _is_cancelled(self, dataset_id: str) -> bool:
+        return self._store.get_dataset(dataset_id).status == "failed"
 
     def _give_up(self, dataset_id: str, reason: str) -> None:
         try:
@@ -252,6 +307,11 @@ class DatasetImporter:
         for path in label_files(self.upload_path(dataset_id)):
             path.unlink(missing_ok=True)
         self._request_path(dataset_id).unlink(missing_ok=True)
+
+    def _remove_staged(self, dataset_id: str) -> None:
+        """What a child left that could not clear up behind itself, because it was killed."""
+        for path in self._settings.datasets_dir.glob(f".{dataset_id}.*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _signal_child(self, number: signal.Signals) -> None:
         if self._child is not None:
@@ -288,17 +348,22 @@ def default_command(settings: Settings) -> ImporterCommand:
         }
         given = [f"{option}={value}" for option, value in options.items() if value is not None]
         base = [sys.executable, "-m", "training.data", "import", str(upload)]
-        return [*base, *given, "--exit-with-stdin"]
+        return [*base, *given, "--exit-with-stdin", "--json-progress"]
 
     return command
 
 
-def start_child(command: list[str], output: BinaryIO) -> subprocess.Popen[bytes]:
-    """A child that sees none of our settings (a key may be among them), and ends when we do."""
+def start_child(
+    command: list[str], output: BinaryIO, told: BinaryIO | None = None
+) -> subprocess.Popen[bytes]:
+    """A child that sees none of our settings (a key may be among them), and ends when we do.
+
+    output: where its errors go. told: where what it says goes.
+    """
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,  # held open: its end tells the child that we died
-        stdout=subprocess.DEVNULL,
+        stdout=told or subprocess.DEVNULL,
         stderr=output,
         env=scrubbed_environment(),
         start_new_session=True,
@@ -307,8 +372,7 @@ def start_child(command: list[str], output: BinaryIO) -> subprocess.Popen[bytes]
 
 def _explain(code: int, output: BinaryIO) -> str:
     """The child's last `Error: …` line, or else how it ended."""
-    output.seek(max(0, output.seek(0, os.SEEK_END) - ERROR_TAIL_BYTES))
-    lines = output.read().decode("utf-8", "replace").splitlines()
+    lines = _tail(output, ERROR_TAIL_BYTES)
     for line in reversed(lines):
         if line.startswith("Error: "):
             return line.removeprefix("Error: ")
@@ -316,3 +380,20 @@ def _explain(code: int, output: BinaryIO) -> str:
         name = signal.Signals(-code).name
         return f"The import was killed by {name}; it may have run out of memory."
     return f"The import ended with exit code {code}; {lines[-1] if lines else 'it said nothing'}"
+
+
+def _tail(file: BinaryIO, num_bytes: int) -> list[str]:
+    """The lines at the end of a file, the first of them perhaps cut; leaves its position alone."""
+    size = os.fstat(file.fileno()).st_size
+    data = os.pread(file.fileno(), num_bytes, max(0, size - num_bytes))
+    return data.decode("utf-8", "replace").splitlines()
+
+
+def _last_step(lines: list[str]) -> Step | None:
+    """The last line that tells a step; others may be cut, or be the manifest."""
+    for line in reversed(lines):
+        try:
+            return Step(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+    return None

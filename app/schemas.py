@@ -156,9 +156,22 @@ class RejectedFile(Answer):
     reason: str
 
 
+class ImportProgress(Answer):
+    """How far an import is: files done of all, and what became of them.
+
+    done counts every pass over the files; there are two if the size is to be chosen from them.
+    """
+
+    done: int
+    total: int
+    accepted: int
+    rejected: int
+
+
 class Dataset(Answer):
     """A dataset as it stands; what the import found is there once it is `ready`.
 
+    progress: while it is importing and once that has begun; not in lists.
     converted: accepted images that had to be changed, and conversions how often each way.
     rejections: the first 1000.
     """
@@ -169,6 +182,7 @@ class Dataset(Answer):
     error: str | None
     created_at: datetime
     finished_at: datetime | None
+    progress: ImportProgress | None = None
     hash: str | None = None
     resolution: int | None = None
     channels: int | None = None

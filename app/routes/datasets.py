@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import ImageColor
 
 from app.context import Context, Ctx
 from app.errors import BadRequestError, ConflictError, StorageFullError
-from app.imports import ImportRequest, label_files, new_dataset_id
+from app.imports import ImportRequest, Step, label_files, new_dataset_id
 from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets
 from app.storage import free_bytes
 from app.store.datasets import StoredDataset
@@ -102,7 +103,14 @@ def list_datasets(ctx: Ctx) -> Datasets:
 @router.get("/{dataset_id}")
 def get_dataset(dataset_id: str, ctx: Ctx) -> Dataset:
     """By id or name: how far the import is, and what became of every file."""
-    return _answer(ctx.store.get_dataset(dataset_id))
+    dataset = ctx.store.get_dataset(dataset_id)
+    return _answer(dataset, progress=ctx.importer.progress(dataset.id))
+
+
+@router.post("/{dataset_id}/cancel")
+def cancel_dataset(dataset_id: str, ctx: Ctx) -> Dataset:
+    """End an import; nothing of it stays but the word that it was cancelled."""
+    return _answer(ctx.importer.cancel(ctx.store.get_dataset(dataset_id).id))
 
 
 @router.delete("/{dataset_id}", status_code=204)
@@ -111,8 +119,8 @@ def delete_dataset(dataset_id: str, ctx: Ctx) -> None:
     dataset = ctx.store.get_dataset(dataset_id)
     if dataset.status == "importing":
         raise ConflictError(
-            f"Dataset {dataset_id!r} is importing; delete it once that has ended"
-            f" (GET /v1/datasets/{dataset.id} tells)."
+            f"Dataset {dataset_id!r} is importing; cancel that first"
+            f" (POST /v1/datasets/{dataset.id}/cancel)."
         )
     ctx.store.delete_dataset(dataset.id)
     ctx.importer.remove(dataset.id)
@@ -226,7 +234,9 @@ def _check_zip(path: Path) -> None:
 # Answers
 
 
-def _answer(dataset: StoredDataset, *, rejections: bool = True) -> Dataset:
+def _answer(
+    dataset: StoredDataset, *, rejections: bool = True, progress: Step | None = None
+) -> Dataset:
     hidden = set() if rejections else {"rejections"}
     facts = {k: v for k, v in (dataset.summary or {}).items() if k not in hidden}
     ended = dataset.finished_at
@@ -235,6 +245,7 @@ def _answer(dataset: StoredDataset, *, rejections: bool = True) -> Dataset:
         "name": dataset.name,
         "status": dataset.status,
         "error": dataset.error,
+        "progress": None if progress is None else asdict(progress),
         "created_at": datetime.fromtimestamp(dataset.created_at, UTC),
         "finished_at": None if ended is None else datetime.fromtimestamp(ended, UTC),
     }

@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from app.errors import ConflictError, UnavailableError
-from app.imports import DatasetImporter, ImportRequest, new_dataset_id, start_child
+from app.imports import (
+    CANCELLED,
+    DatasetImporter,
+    ImportRequest,
+    Step,
+    new_dataset_id,
+    start_child,
+)
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
@@ -206,6 +213,51 @@ def test_a_child_that_ignores_the_polite_signal_is_killed(house: House) -> None:
     (house.settings.data_dir / "fifo").read_bytes()
     importer.close()
     assert house.store.get_dataset(dataset_id).status == "importing"
+
+
+def test_a_cancelled_import_is_killed_and_leaves_nothing(house: House) -> None:
+    os.mkfifo(house.settings.data_dir / "fifo")
+    deaf = "import os, signal, sys, threading; signal.signal(15, signal.SIG_IGN)"
+    staged = "out = sys.argv[2]; os.mkdir(os.path.join(*os.path.split(out)[:1], '.' + "
+    staged += "os.path.basename(out) + '.1.ab.tmp'))"
+    step = 'print(\'{"done": 3, "total": 9, "accepted": 2, "rejected": 1}\\n{"cut\', flush=True)'
+    started = f"open('{house.settings.data_dir}/fifo', 'w').close()"
+    script = f"{deaf}; {staged}; {step}; {started}; threading.Event().wait()"
+    importer = house.importer(script)
+    importer.start()
+    dataset_id = house.upload(importer)
+    importer.accept(dataset_id, REQUEST)
+    (house.settings.data_dir / "fifo").read_bytes()
+    assert importer.progress(dataset_id) == Step(3, 9, 2, 1)
+    cancelled = importer.cancel(dataset_id)
+    assert (cancelled.status, cancelled.error) == ("failed", CANCELLED)
+    importer.close()
+    assert importer.progress(dataset_id) is None
+    assert house.uploads() == []
+    assert list(house.settings.datasets_dir.iterdir()) == []
+    with pytest.raises(ConflictError, match="is failed"):
+        importer.cancel(dataset_id)
+
+
+def test_a_queued_import_is_cancelled_and_frees_its_place(house: House) -> None:
+    importer = house.importer(max_queued=1)
+    for _ in range(2):
+        dataset_id = house.upload(importer)
+        importer.accept(dataset_id, REQUEST)
+        importer.cancel(dataset_id)
+    assert house.uploads() == []
+
+
+def test_a_pack_that_was_published_as_it_was_cancelled_is_removed_at_the_start(
+    house: House,
+) -> None:
+    dead = house.importer()
+    dataset_id = house.upload(dead)
+    dead.accept(dataset_id, REQUEST)
+    dead.cancel(dataset_id)
+    dead.dataset_path(dataset_id).mkdir(parents=True)
+    house.importer().start()
+    assert list(house.settings.datasets_dir.iterdir()) == []
 
 
 def test_a_pack_that_was_finished_before_the_crash_is_taken_as_it_is(house: House) -> None:

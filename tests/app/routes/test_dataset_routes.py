@@ -384,3 +384,16 @@ def test_labels_without_a_zip_are_refused(client: httpx.Client, house: House) ->
     answer = client.post(PATH, files={"labels": ("l.csv", b"a,b")}, data={"name": "letters"})
     assert (answer.status_code, answer.json()["field"]) == (422, "file")
     assert house.uploads() == []
+
+
+def test_an_import_is_cancelled_over_http_once(client: httpx.Client, house: House) -> None:
+    accepted = upload(client, zipped(letters())).json()
+    assert client.get(f"{PATH}/letters").json()["progress"] is None
+    cancelled = client.post(f"{PATH}/letters/cancel")
+    assert cancelled.status_code == 200
+    assert cancelled.json()["status"] == "failed"
+    assert cancelled.json()["error"] == "The import was cancelled."
+    assert house.uploads() == []
+    assert client.post(f"{PATH}/{accepted['id']}/cancel").status_code == 409
+    assert client.post(f"{PATH}/nothing/cancel").status_code == 404
+    assert upload(client, zipped(letters())).status_code == 202
