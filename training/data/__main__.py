@@ -29,7 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 MaxFiles = Annotated[int, typer.Option(min=1, help="Files, or entries of a zip.")]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Unpacked bytes.")]
 MaxZipRatio = Annotated[int, typer.Option(min=1, help="Unpacked bytes to those of the zip.")]
-
+MaxImageBytes = Annotated[int, typer.Option(min=1, help="Of one image file.")]
 MaxImagePixels = Annotated[int, typer.Option(min=16, help="Of one image.")]
 MaxImageSec = Annotated[float, typer.Option(min=0.01, help="Processor time for one image.")]
 MaxDecoderBytes = Annotated[
@@ -53,6 +53,7 @@ def import_(
     max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1)] = Limits.max_bad_share,
     min_images: Annotated[int, typer.Option(min=1)] = Limits.min_images,
+    max_image_bytes: MaxImageBytes = Limits.max_image_bytes,
     max_image_pixels: MaxImagePixels = Limits.max_image_pixels,
     max_image_sec: MaxImageSec = Limits.max_image_sec,
     max_decoder_bytes: MaxDecoderBytes = Limits.max_decoder_bytes,
@@ -78,6 +79,7 @@ def import_(
             max_zip_ratio=max_zip_ratio,
             max_bad_share=max_bad_share,
             min_images=min_images,
+            max_image_bytes=max_image_bytes,
             max_image_pixels=max_image_pixels,
             max_image_sec=max_image_sec,
             max_decoder_bytes=max_decoder_bytes,
@@ -95,6 +97,10 @@ def inspect(
     max_files: MaxFiles = Limits.max_files,
     max_bytes: MaxBytes = Limits.max_bytes,
     max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
+    max_image_bytes: MaxImageBytes = Limits.max_image_bytes,
+    max_image_pixels: MaxImagePixels = Limits.max_image_pixels,
+    max_image_sec: MaxImageSec = Limits.max_image_sec,
+    max_decoder_bytes: MaxDecoderBytes = Limits.max_decoder_bytes,
     as_json: AsJson = False,
 ) -> None:
     """Say what a packed dataset holds, or what importing anything else would find."""
@@ -103,10 +109,16 @@ def inspect(
         if is_packed(path):
             facts, text = load_dataset(path).manifest, describe_packed
         else:
-            facts, text = (
-                _inspect(path, Limits(max_files, max_bytes, max_zip_ratio)),
-                describe_source,
+            limits = Limits(
+                max_files=max_files,
+                max_bytes=max_bytes,
+                max_zip_ratio=max_zip_ratio,
+                max_image_bytes=max_image_bytes,
+                max_image_pixels=max_image_pixels,
+                max_image_sec=max_image_sec,
+                max_decoder_bytes=max_decoder_bytes,
             )
+            facts, text = _inspect(path, limits), describe_source
     typer.echo(json.dumps(facts) if as_json else text(facts))
 
 

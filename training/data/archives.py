@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import DataError
-from training.data.decode import RejectedError, check_length
+from training.data.decode import MAX_IMAGE_BYTES, RejectedError, check_length
 from training.data.directory import (
     LOCAL_HEADER,
     LOCAL_SIGNATURE,
@@ -57,16 +57,18 @@ class Archive:
     names: as `normal_name` has them. folders: those that have an entry of their own.
     """
 
-    def __init__(self, f: BinaryIO, end: End, table: "_Table", max_zip_ratio: int) -> None:
+    def __init__(
+        self, f: BinaryIO, end: End, table: "_Table", max_zip_ratio: int, max_image_bytes: int
+    ) -> None:
         self.names, self.folders = table.names, table.folders
         self._file, self._directory_end = f, end.start + end.size
         self._records, self._ends = table.records, table.ends
-        self._max_ratio = max_zip_ratio
+        self._max_ratio, self._max_image_bytes = max_zip_ratio, max_image_bytes
 
     def read(self, index: int) -> bytes:
         """One file unpacked; raises RejectedError if it is damaged or too long for an image."""
         entry = self._entry(index)
-        check_length(entry.size)
+        check_length(entry.size, self._max_image_bytes)
         if entry.size > max(RATIO_MATTERS_BYTES, self._max_ratio * entry.packed):
             raise RejectedError(
                 f"unpacks to {entry.size / max(1, entry.packed):,.0f} times its size;"
@@ -172,7 +174,11 @@ class _Table:
 
 @contextmanager
 def open_archive(
-    path: Path, max_files: int, max_bytes: int, max_zip_ratio: int = MAX_ZIP_RATIO
+    path: Path,
+    max_files: int,
+    max_bytes: int,
+    max_zip_ratio: int = MAX_ZIP_RATIO,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
 ) -> Generator[Archive]:
     """Open a zip and check every entry of its directory; raises DataError naming what is wrong.
 
@@ -190,7 +196,7 @@ def open_archive(
             _check_bytes(path, unpacked, max_bytes, max_zip_ratio)
         except DamagedError as e:
             raise DataError(f"Zip {path.name!r} {e}; it is damaged: make it again.") from e
-        yield Archive(f, end, table, max_zip_ratio)
+        yield Archive(f, end, table, max_zip_ratio, max_image_bytes)
 
 
 def _check_end(path: Path, end: End, max_files: int) -> None:

@@ -64,12 +64,12 @@ class Decoded:
     conversions: tuple[str, ...]
 
 
-def check_length(num_bytes: int) -> None:
+def check_length(num_bytes: int, most: int = MAX_IMAGE_BYTES) -> None:
     """Refuse files that are empty or too long to be one image; raises RejectedError."""
     if num_bytes == 0:
         raise RejectedError("is empty")
-    if num_bytes > MAX_IMAGE_BYTES:
-        raise RejectedError(f"is {num_bytes:,} bytes long; the most is {MAX_IMAGE_BYTES:,}")
+    if num_bytes > most:
+        raise RejectedError(f"is {num_bytes:,} bytes long; max_image_bytes allows {most:,}")
 
 
 def read_header(

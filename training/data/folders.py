@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from training.data.dataset import DataError
-from training.data.decode import RejectedError, check_length
+from training.data.decode import MAX_IMAGE_BYTES, RejectedError, check_length
 from training.data.layout import is_junk
 from training.data.names import Names, normal_name, printable, stored_bytes
 
@@ -24,7 +24,9 @@ class Folder:
     names: as `normal_name` has them. folders: the folders that are there.
     """
 
-    def __init__(self, root: Path, max_files: int, max_bytes: int) -> None:
+    def __init__(
+        self, root: Path, max_files: int, max_bytes: int, max_image_bytes: int = MAX_IMAGE_BYTES
+    ) -> None:
         """Raises DataError for what is no folder of plain files, or too much of it."""
         self._root = root.resolve()
         files, folders = _listed(root.name, self._root, max_files, max_bytes)
@@ -33,13 +35,14 @@ class Folder:
         self.names = Names(name for name, _ in files)
         self._paths = Names(path for _, path in files)
         self.folders = frozenset(folders)
-        self._opened = _LastFolder()
+        self._opened, self._max_image_bytes = _LastFolder(), max_image_bytes
 
     def read(self, index: int) -> bytes:
         """One file whole; raises RejectedError if it cannot be read or is no regular file."""
         folder, _, name = self._paths[index].rpartition("/")
         try:
-            return _content(name, self._opened.descriptor(self._root, folder))
+            at = self._opened.descriptor(self._root, folder)
+            return _content(name, at, self._max_image_bytes)
         except OSError as e:
             raise RejectedError(f"cannot be read: {e.strerror or e}") from e
 
@@ -85,12 +88,12 @@ def _open_file(name: str, at: int) -> int:
     return os.open(name, _FILE_FLAGS, dir_fd=at)
 
 
-def _content(name: str, at: int) -> bytes:
+def _content(name: str, at: int, most: int) -> bytes:
     fd = _open_file(name, at)
     try:
         status = os.fstat(fd)
         _check_regular(status)
-        check_length(status.st_size)
+        check_length(status.st_size, most)
         data = os.read(fd, status.st_size)
         while len(data) < status.st_size and (more := os.read(fd, status.st_size - len(data))):
             data += more

@@ -173,6 +173,7 @@ def _open(path: Path, scratch: Path, options: ImportOptions) -> AbstractContextM
         max_files=options.limits.max_files,
         max_bytes=options.limits.max_bytes,
         max_zip_ratio=options.limits.max_zip_ratio,
+        max_image_bytes=options.limits.max_image_bytes,
         scratch=scratch,
         labels=options.labels,
         classes=options.classes,

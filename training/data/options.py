@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 from training.data.archives import MAX_ZIP_RATIO
 from training.data.dataset import DataError
-from training.data.decode import MAX_IMAGE_PIXELS, WHITE, Colour
+from training.data.decode import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, WHITE, Colour
 
 MIN_DECODER_BYTES = 300_000_000  # what one takes before it decodes anything, and some room
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
@@ -20,8 +20,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class Limits:
     """What an import takes on: files and unpacked bytes, and how many may be bad.
 
-    max_image_sec: processor time to decode one image. max_decoder_bytes: memory of each process
-    that decodes.
+    max_image_bytes: of one image file. max_image_sec: processor time to decode one image.
+    max_decoder_bytes: memory of each process that decodes.
     """
 
     max_files: int = 500_000
@@ -29,6 +29,7 @@ class Limits:
     max_zip_ratio: int = MAX_ZIP_RATIO
     max_bad_share: float = 0.5
     min_images: int = 2
+    max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
     max_image_sec: float = 5.0
     max_decoder_bytes: int = 1_000_000_000

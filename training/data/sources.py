@@ -249,6 +249,7 @@ def open_source(
     max_bytes: int,
     scratch: Path,
     max_zip_ratio: int = MAX_ZIP_RATIO,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
     labels: Path | None = None,
     classes: Collection[str] | None = None,
     max_per_class: int | None = None,
@@ -258,7 +259,7 @@ def open_source(
     scratch: an existing directory for what has to be unpacked on the way. labels: a file of file →
     class, for a folder or a zip. classes, max_per_class: as in `select`.
     """
-    bounds = _Bounds(max_files, max_bytes, max_zip_ratio, scratch)
+    bounds = _Bounds(max_files, max_bytes, max_zip_ratio, max_image_bytes, scratch)
     with _opened(path, bounds, labels) as source:
         if labels is not None and not isinstance(source, FileSource):
             raise DataError(f"labels is for folders and zips of images; {path.name!r} is neither.")
@@ -270,6 +271,7 @@ class _Bounds:
     max_files: int
     max_bytes: int
     max_zip_ratio: int
+    max_image_bytes: int
     scratch: Path
 
 
@@ -300,7 +302,9 @@ def _opened(path: Path, bounds: _Bounds, labels: Path | None) -> Generator[Sourc
 
 
 def _archive(path: Path, bounds: _Bounds) -> AbstractContextManager[Archive]:
-    return open_archive(path, bounds.max_files, bounds.max_bytes, bounds.max_zip_ratio)
+    return open_archive(
+        path, bounds.max_files, bounds.max_bytes, bounds.max_zip_ratio, bounds.max_image_bytes
+    )
 
 
 def _is_npz(archive: Archive) -> bool:
@@ -330,7 +334,8 @@ def _folder(path: Path, bounds: _Bounds, labels: Path | None) -> Source:
         return _idx(found, bounds)
     if found := _beneath(path, is_cifar):
         return _cifar(found, bounds)
-    return FileSource(path.name, Folder(path, bounds.max_files, bounds.max_bytes), labels)
+    files = Folder(path, bounds.max_files, bounds.max_bytes, bounds.max_image_bytes)
+    return FileSource(path.name, files, labels)
 
 
 def _beneath(path: Path, wanted: Callable[[str], bool]) -> list[Path]:

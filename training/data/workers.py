@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from training.data.decode import MAX_IMAGE_BYTES, Target
+from training.data.decode import Target
 from training.data.options import Limits
 from training.data.slots import COMMAND, OUT_OF_MEMORY, READY, Slot, anonymous_file, slot_bytes
 
@@ -61,10 +61,11 @@ class Decoder:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        size = SLOTS * slot_bytes(MAX_IMAGE_BYTES)
+        longest = limits.max_image_bytes
+        size = SLOTS * slot_bytes(longest)
         self._fd = anonymous_file(size)
         memory = mmap.mmap(self._fd, size)  # goes with the last array that lies in it
-        self.free = [Slot(memory, i, MAX_IMAGE_BYTES) for i in range(SLOTS)]
+        self.free = [Slot(memory, i, longest) for i in range(SLOTS)]
         self.queue: deque[Batch] = deque()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -90,7 +91,7 @@ class Decoder:
         settings = (
             self._fd,
             SLOTS,
-            MAX_IMAGE_BYTES,
+            self._limits.max_image_bytes,
             self._limits.max_image_pixels,
             round(1000 * self._limits.max_image_sec),
             self._limits.max_decoder_bytes - SHARED_BYTES,

@@ -139,6 +139,33 @@ def test_a_profile_that_cannot_be_used_leaves_the_plain_conversion(encode):
         assert colour_of(data) == (0, 255, 255)
 
 
+def ink_profile(lab: tuple[int, int, int]) -> bytes:
+    """An ICC profile for which full cyan alone is `lab` (L in [0, 100]) and all else is white."""
+    white = (0xFF00, 0x8000, 0x8000)
+    cyan = (lab[0] * 0xFF00 // 100, (lab[1] + 128) << 8, (lab[2] + 128) << 8)
+    corners = [cyan if corner == 8 else white for corner in range(16)]  # C changes last
+    table = b"mft2" + bytes(4) + bytes([4, 3, 2, 0])
+    table += struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table += struct.pack(">HH8H", 2, 2, *(0, 65535) * 4)
+    table += b"".join(struct.pack(">3H", *corner) for corner in corners)
+    table += struct.pack(">6H", *(0, 65535) * 3)
+    kinds = struct.pack(">I4sI4s4s4s", 144 + len(table), b"", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    white_of_d50 = struct.pack(">3i", 63190, 65536, 54061)
+    head = kinds + bytes(12) + b"acsp" + bytes(28) + white_of_d50
+    return head.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG"])
+def test_cmyk_is_seen_through_its_own_profile(encode, format):
+    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    options = {"quality": 100} if format == "JPEG" else {}
+    data = encode(image, format, icc_profile=ink_profile((50, 0, 0)), **options)
+    decoded = decode(data, RGB8)
+    grey = 119  # L* 50 is 18.4 % of the light of white, in sRGB 119
+    assert np.abs(array_of(decoded.pixels, RGB8).astype(int) - grey).max() <= 1
+    assert decoded.conversions == ("CMYK to RGB by its ICC profile",)
+
+
 PALETTE = np.random.default_rng(1).integers(0, 256, (64, 3), np.uint8)
 
 

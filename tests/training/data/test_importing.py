@@ -111,7 +111,10 @@ def test_a_file_too_long_for_an_image_is_rejected_alone(make_zip, two_classes, o
     two_classes["a/long.png"] = os.urandom(50_000_001)
     manifest = import_dataset(make_zip(two_classes), out, ImportOptions("x")).manifest
     assert manifest["rejections"] == [
-        {"file": "a/long.png", "reason": "is 50,000,001 bytes long; the most is 50,000,000"}
+        {
+            "file": "a/long.png",
+            "reason": "is 50,000,001 bytes long; max_image_bytes allows 50,000,000",
+        }
     ]
 
 
@@ -342,3 +345,31 @@ def test_a_loaded_dataset_equals_the_imported_one(make_zip, two_classes, out):
     assert loaded.manifest == made.manifest
     assert np.array_equal(loaded.images, made.images)
     assert np.array_equal(loaded.heldout, made.heldout)
+
+
+def test_the_length_and_the_pixels_of_an_image_are_settings(make_zip, noise, out):
+    path = make_zip({f"{i}.png": noise(i, side) for i, side in enumerate([8, 9, 40, 60])})
+    limits = Limits(max_image_bytes=len(noise(2, 40)), max_image_pixels=1_599)
+    manifest = import_dataset(path, out, ImportOptions("x", limits=limits)).manifest
+    assert [r["reason"].partition(" (")[0] for r in manifest["rejections"]] == [
+        "is 40×40: more than 1,599 pixels",
+        f"is {len(noise(3, 60)):,} bytes long; max_image_bytes allows {len(noise(2, 40)):,}",
+    ]
+
+
+def test_what_was_chosen_of_a_source_stands_in_the_manifest(make_zip, two_classes, out):
+    options = ImportOptions("x", classes=("b",), max_per_class=3)
+    manifest = import_dataset(make_zip(two_classes), out, options).manifest
+    assert (manifest["classes"], manifest["max_per_class"]) == (["b"], 3)
+
+
+def test_how_many_decoders_there_are_does_not_show_in_the_dataset(
+    make_zip, noise, tmp_path, monkeypatch
+):
+    path = make_zip({f"{i % 3}/{i}.png": noise(i) for i in range(300)} | {"0/bad.png": b"x"})
+    made = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr("training.data.workers._processors", lambda count=count: count)
+        made.append(import_dataset(path, tmp_path / f"{count}", ImportOptions("x")).manifest)
+        made[-1].pop("created_at")
+    assert made[0] == made[1] == made[2]
