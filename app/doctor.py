@@ -116,7 +116,7 @@ def _uploads(settings: Settings, store: Store) -> Iterator[Finding]:
 
 def _lose_dataset(store: Store, dataset_id: str) -> str:
     store.lose_dataset(dataset_id, _LOST)
-    return "marked as failed; its name is free"
+    return "marked as failed; its version is free"
 
 
 def _leftovers(settings: Settings) -> Iterator[Finding]:

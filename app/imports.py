@@ -145,7 +145,7 @@ class DatasetImporter:
     def accept(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
         """Record and queue the upload at `upload_path`; when this returns it is on the disk.
 
-        Raises UnavailableError, or ConflictError if the name is taken; the upload is removed then.
+        Raises UnavailableError; the upload is removed then.
         """
         upload = self.upload_path(dataset_id)
         try:

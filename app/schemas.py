@@ -49,7 +49,7 @@ class NewTrainingJob(Strict):
     """What to train, on what, for how long, and whether it may take over."""
 
     model: Name
-    dataset: str = Field(min_length=1, max_length=64, description="Id or name.")
+    dataset: str = Field(min_length=1, max_length=80, description="Id, parts or parts@2.")
     preset: str | None = Field(None, max_length=64, description="Default: the first that fits.")
     minutes: float | None = Field(None, gt=0, description="Either this or `kimg`.")
     kimg: float | None = Field(None, gt=0, le=1e6, description="Thousands of images shown.")
@@ -178,6 +178,7 @@ class Dataset(Answer):
 
     id: str
     name: str
+    version: int
     status: Literal["importing", "ready", "failed"]
     error: str | None
     created_at: datetime

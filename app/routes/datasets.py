@@ -102,7 +102,7 @@ def list_datasets(ctx: Ctx) -> Datasets:
 
 @router.get("/{dataset_id}")
 def get_dataset(dataset_id: str, ctx: Ctx) -> Dataset:
-    """By id or name: how far the import is, and what became of every file."""
+    """By id, name or name@version: how far the import is, and what became of the files."""
     dataset = ctx.store.get_dataset(dataset_id)
     return _answer(dataset, progress=ctx.importer.progress(dataset.id))
 
@@ -243,6 +243,7 @@ def _answer(
     known = {
         "id": dataset.id,
         "name": dataset.name,
+        "version": dataset.version,
         "status": dataset.status,
         "error": dataset.error,
         "progress": None if progress is None else asdict(progress),

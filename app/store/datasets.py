@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, case, delete, func, insert, or_, select, update
 
 from app.errors import ConflictError, NotFoundError
 from app.store.database import Database
@@ -17,11 +17,13 @@ DatasetStatus = Literal["importing", "ready", "failed"]
 class StoredDataset:
     """A row of `datasets`; times are seconds since the epoch.
 
-    upload: basename of the spooled upload. summary: the packed dataset's manifest, once ready.
+    version: 1, 2, … among those of its name. upload: basename of the spooled upload.
+    summary: the packed dataset's manifest, once ready.
     """
 
     id: str
     name: str
+    version: int
     status: DatasetStatus
     upload: str | None
     summary: dict[str, Any] | None
@@ -31,23 +33,17 @@ class StoredDataset:
 
 
 class DatasetStore(Database):
-    """The datasets of a service; a name belongs to one dataset that has not failed."""
+    """The datasets of a service; name@version belongs to one dataset that has not failed."""
 
     def create_dataset(self, dataset_id: str, name: str, upload: str | None) -> StoredDataset:
-        """Take the name for an import that begins; raises ConflictError if it is taken."""
+        """Take the next version of the name for an import that begins."""
         with self._write() as conn:
-            holder = conn.execute(select(datasets.c.id).where(datasets.c.held_name == name))
-            taken_by = holder.scalar_one_or_none()
-            if taken_by is not None:
-                raise ConflictError(
-                    f"Dataset name {name!r} is taken by {taken_by!r}; choose another name or"
-                    " delete that dataset.",
-                    field="name",
-                )
+            version = _next_version(conn, name)
             values = {
                 "id": dataset_id,
                 "name": name,
-                "held_name": name,
+                "version": version,
+                "held_name": f"{name}@{version}",
                 "status": "importing",
                 "upload": upload,
                 "created_at": self._clock(),
@@ -56,7 +52,10 @@ class DatasetStore(Database):
             return _dataset(conn.execute(created).mappings().one())
 
     def get_dataset(self, id_or_name: str) -> StoredDataset:
-        """By id, or else by name, the newest if failed ones share it; raises NotFoundError."""
+        """By id, name@version, or name: its newest version that is ready; raises NotFoundError.
+
+        Of a name that has none, the newest that is importing, or else that failed.
+        """
         with self._read() as conn:
             return _find(conn, id_or_name)
 
@@ -74,7 +73,7 @@ class DatasetStore(Database):
         summary: dict[str, Any] | None = None,
         error: str | None = None,
     ) -> bool:
-        """End an import, which frees the name if it failed; False if there is none to end."""
+        """End an import, which frees its version if it failed; False if there is none to end."""
         values: dict[str, Any] = {
             "status": status,
             "summary": summary,
@@ -88,7 +87,7 @@ class DatasetStore(Database):
             return conn.execute(update(datasets).where(*importing).values(values)).rowcount == 1
 
     def lose_dataset(self, dataset_id: str, error: str) -> bool:
-        """Let a dataset that was ready count as failed, which frees its name; False if none was."""
+        """Let a ready dataset count as failed, which frees its version; False if it was not."""
         ready = (datasets.c.id == dataset_id, datasets.c.status == "ready")
         lost = {"status": "failed", "error": error, "held_name": None}
         with self._write() as conn:
@@ -107,13 +106,25 @@ class DatasetStore(Database):
             conn.execute(delete(datasets).where(datasets.c.id == found.id))
 
 
+def _next_version(conn: Connection, name: str) -> int:
+    held = datasets.c.held_name.is_not(None)
+    newest = select(func.max(datasets.c.version)).where(datasets.c.name == name, held)
+    return (conn.execute(newest).scalar_one() or 0) + 1
+
+
 def _find(conn: Connection, id_or_name: str) -> StoredDataset:
+    named, _, version = id_or_name.partition("@")
+    asked = datasets.c.name == named
+    if version or "@" in id_or_name:
+        is_number = version.isascii() and version.isdecimal() and len(version) < 10
+        asked &= datasets.c.version == (int(version) if is_number else 0)
     query = (
         select(datasets)
-        .where(or_(datasets.c.id == id_or_name, datasets.c.name == id_or_name))
+        .where(or_(datasets.c.id == id_or_name, asked))
         .order_by(
             (datasets.c.id == id_or_name).desc(),
-            datasets.c.held_name.is_(None),
+            case({"ready": 0, "importing": 1}, value=datasets.c.status, else_=2),
+            datasets.c.version.desc(),
             datasets.c.created_at.desc(),
         )
     )
@@ -121,9 +132,10 @@ def _find(conn: Connection, id_or_name: str) -> StoredDataset:
     if row is None:
         names = list(
             conn.execute(
-                select(datasets.c.held_name)
+                select(datasets.c.name)
                 .where(datasets.c.held_name.is_not(None))
-                .order_by(datasets.c.held_name)
+                .distinct()
+                .order_by(datasets.c.name)
                 .limit(20)
             ).scalars()
         )

@@ -88,7 +88,9 @@ datasets = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("name", String(64), nullable=False),
-    # The name while it is held, NULL once the import failed: many NULLs may share a unique column.
+    Column("version", Integer, nullable=False, server_default="1"),
+    # name@version while it is held, NULL once the import failed: many NULLs may share a unique
+    # column. SQLite does not hold it to its length.
     Column("held_name", String(64), unique=True),
     Column("status", String(16), nullable=False),
     Column("upload", String(255)),

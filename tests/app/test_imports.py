@@ -160,14 +160,6 @@ def test_a_command_that_cannot_start_fails_the_dataset_not_the_thread(house: Hou
         assert "FileNotFoundError" in error
 
 
-def test_a_taken_name_is_refused_and_its_upload_removed(house: House) -> None:
-    importer = house.importer()
-    house.store.create_dataset("ds_1", "letters", None)
-    with pytest.raises(ConflictError):
-        importer.accept(house.upload(importer), REQUEST)
-    assert house.uploads() == []
-
-
 def test_a_full_queue_refuses_and_removes_the_upload(house: House) -> None:
     importer = house.importer(max_queued=1)
     kept = house.upload(importer)

@@ -196,11 +196,15 @@ def test_a_missing_or_doubled_field_is_named(
     assert house.uploads() == []
 
 
-def test_a_taken_name_is_a_conflict(client: httpx.Client, house: House) -> None:
-    assert upload(client, zipped(letters())).status_code == 202
-    left = house.uploads()
-    assert upload(client, zipped(letters())).status_code == 409
-    assert house.uploads() == left
+def test_an_upload_under_a_name_that_there_is_is_its_next_version(
+    client: httpx.Client, house: House
+) -> None:
+    first, second = (upload(client, zipped(letters())).json() for _ in range(2))
+    assert (first["version"], second["version"]) == (1, 2)
+    assert client.get(f"{PATH}/letters@1").json()["id"] == first["id"]
+    house.importer.start()
+    house.wait_for(second["id"])
+    assert client.get(f"{PATH}/letters").json()["id"] == second["id"]
 
 
 def test_an_upload_over_the_limit_is_refused_before_it_is_read(

@@ -85,14 +85,30 @@ def test_an_older_file_is_migrated_with_its_rows(tmp_path: Path) -> None:
     Store.open(path).close()
 
 
+def test_datasets_of_an_older_file_are_the_first_versions(tmp_path: Path) -> None:
+    path = tmp_path / "noisewell.sqlite3"
+    write_schema_1(path)
+    with sqlite3.connect(path) as conn:
+        rows = [("ds_1", "digits", None, "failed", 1), ("ds_2", "digits", "digits", "ready", 2)]
+        conn.executemany(
+            "INSERT INTO datasets (id, name, held_name, status, created_at) VALUES (?, ?, ?, ?, ?)",
+            rows,
+        )
+    conn.close()
+    store = Store.open(path)
+    assert store.get_dataset("digits@1").id == "ds_2"
+    assert store.create_dataset("ds_3", "digits", None).version == 2
+    store.close()
+
+
 def test_an_older_file_is_backed_up_before_it_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "noisewell.sqlite3"
     write_schema_1(path)
     before = path.read_bytes()
     Store.open(path).close()
     assert path.read_bytes() != before
-    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.before-0002"]
-    assert path.with_name(f"{path.name}.before-0002").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.before-0003"]
+    assert path.with_name(f"{path.name}.before-0003").read_bytes() == before
 
 
 def test_an_older_file_stays_as_it_is_without_a_backup(

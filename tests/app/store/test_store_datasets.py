@@ -36,15 +36,34 @@ def test_an_unknown_dataset_is_answered_with_those_there_are(store: Store) -> No
         store.get_dataset("letters")
 
 
-def test_a_taken_name_is_refused_until_its_import_fails(store: Store) -> None:
+def test_a_version_is_free_again_once_its_import_failed(store: Store) -> None:
     store.create_dataset("ds_1", "digits", None)
-    with pytest.raises(ConflictError, match="'digits' is taken by 'ds_1'"):
-        store.create_dataset("ds_2", "digits", None)
     store.finish_dataset("ds_1", "failed", error="no images")
     assert store.get_dataset("digits").id == "ds_1"
-    store.create_dataset("ds_2", "digits", None)
+    assert store.create_dataset("ds_2", "digits", None).version == 1
     assert store.get_dataset("digits").id == "ds_2"
+    assert store.get_dataset("digits@1").id == "ds_2"
     assert store.get_dataset("ds_1").error == "no images"
+
+
+def test_a_name_is_its_newest_version_that_is_ready(store: Store) -> None:
+    store.create_dataset("ds_1", "digits", None)
+    store.finish_dataset("ds_1", "ready", summary={})
+    assert store.create_dataset("ds_2", "digits", None).version == 2
+    assert store.get_dataset("digits").id == "ds_1"
+    assert store.get_dataset("digits@2").id == "ds_2"
+    store.finish_dataset("ds_2", "ready", summary={})
+    assert store.get_dataset("digits").id == "ds_2"
+    assert store.get_dataset("digits@1").id == "ds_1"
+    store.delete_dataset("digits@2")
+    assert store.get_dataset("digits").id == "ds_1"
+
+
+@pytest.mark.parametrize("ref", ["digits@2", "digits@", "digits@x", "digits@-1", "digits@1@1"])
+def test_a_version_that_there_is_not_is_not_found(store: Store, ref: str) -> None:
+    store.create_dataset("ds_1", "digits", None)
+    with pytest.raises(NotFoundError, match="there is digits"):
+        store.get_dataset(ref)
 
 
 def test_an_import_ends_once(store: Store) -> None:
