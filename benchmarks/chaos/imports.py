@@ -38,7 +38,7 @@ MAX_BYTES = 10_000_000
 IMAGES, SIDE = 24, 28
 LOOK_SEC = 0.05
 IDLE_SEC = 1.0  # without a child for so long, an importer has given up
-END_SEC = 60.0
+END_SEC = 20.0
 
 
 def archive() -> bytes:
@@ -159,6 +159,7 @@ class DatasetImport(ServiceOperation):
             return None  # the start has ended what was begun
         dataset_id = receive(importer)
         _wait(store)
+        _wait_until_gone(importer.upload_path(dataset_id))
         dataset = store.get_dataset(dataset_id)
         if dataset.status != "ready":
             raise OSError(f"{dataset.status}: {dataset.error}")
@@ -201,6 +202,13 @@ def _wait(store: Store) -> None:
         seen = now if descendants(os.getpid()) else seen
         if now > seen + IDLE_SEC or now > end + END_SEC:
             return
+        time.sleep(LOOK_SEC)
+
+
+def _wait_until_gone(upload: Path) -> None:
+    """The last that an importer does; where it cannot, not for long."""
+    end = time.monotonic() + IDLE_SEC
+    while (upload.exists() or upload.with_suffix(".json").exists()) and time.monotonic() < end:
         time.sleep(LOOK_SEC)
 
 
