@@ -17,6 +17,7 @@ from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, D
 from app.storage import free_bytes
 from app.store.datasets import StoredDataset
 from app.uploads import receive_upload, remove
+from training.model.registry import DamagedError, Registry
 
 FIELDS = (
     "name",
@@ -27,6 +28,7 @@ FIELDS = (
     "max_per_class",
     "licence",
 )
+MAX_NAMED = 10
 MAX_PER_CLASS = 1_000_000_000
 EMPTY_ZIP = b"PK\x05\x06"  # the end record stands where the first entry would
 
@@ -115,15 +117,55 @@ def cancel_dataset(dataset_id: str, ctx: Ctx) -> Dataset:
 
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(dataset_id: str, ctx: Ctx) -> None:
-    """Forget a dataset and delete its images; what was trained on it stays."""
+    """Forget a dataset and delete its images; refused while a job or a model version needs it."""
     dataset = ctx.store.get_dataset(dataset_id)
     if dataset.status == "importing":
         raise ConflictError(
             f"Dataset {dataset_id!r} is importing; cancel that first"
             f" (POST /v1/datasets/{dataset.id}/cancel)."
         )
+    _check_unneeded(ctx, dataset)
     ctx.store.delete_dataset(dataset.id)
     ctx.importer.remove(dataset.id)
+
+
+def _check_unneeded(ctx: Context, dataset: StoredDataset) -> None:
+    """Raises ConflictError while a model version was trained on these images."""
+    needed_by = _trained_on(ctx.registry, (dataset.summary or {}).get("hash"))
+    twins = [d.id for d in ctx.store.list_datasets() if _is_twin(d, dataset)]
+    if needed_by and not twins:
+        named = ", ".join(needed_by[:MAX_NAMED])
+        more = f" and {len(needed_by) - MAX_NAMED} more" if len(needed_by) > MAX_NAMED else ""
+        raise ConflictError(
+            f"Dataset {dataset.name}@{dataset.version} is needed by {named}{more}, trained on it;"
+            " delete these versions first."
+        )
+
+
+def _is_twin(other: StoredDataset, dataset: StoredDataset) -> bool:
+    """Whether `other` holds the same images, so that one of the two can go."""
+    same = (other.summary or {}).get("hash") == (dataset.summary or {}).get("hash")
+    return other.id != dataset.id and other.status == "ready" and same
+
+
+def _trained_on(registry: Registry, content_hash: str | None) -> list[str]:
+    """model@version of each that was trained on images of this hash."""
+    if content_hash is None:
+        return []
+    return [
+        f"{model}@{version}"
+        for model in registry.list_models()
+        for version in registry.versions(model)
+        if _lineage_hash(registry, model, version) == content_hash
+    ]
+
+
+def _lineage_hash(registry: Registry, model: str, version: int) -> str | None:
+    """None where the manifest is damaged, or tells of no dataset."""
+    try:
+        return (registry.manifest(model, version).get("lineage") or {}).get("dataset_hash")
+    except (DamagedError, LookupError):  # damaged, or deleted meanwhile: it needs nothing
+        return None
 
 
 # What an upload may ask for

@@ -1,4 +1,5 @@
 import io
+import json
 import socket
 import threading
 import zipfile
@@ -22,6 +23,7 @@ from app.routes import datasets
 from app.settings import Settings
 from app.store.jobs import NewJob
 from app.store.store import Store
+from training.model.registry import Registry
 
 PATIENCE_SEC = 30.0
 PATH = "/v1/datasets"
@@ -55,7 +57,13 @@ class House:
         self.app = FastAPI()
         self.app.include_router(datasets.router)
         self.app.add_exception_handler(NoisewellError, answer_error)
-        context = SimpleNamespace(settings=self.settings, store=self.store, importer=self.importer)
+        self.registry = Registry(self.settings.models_dir)
+        context = SimpleNamespace(
+            settings=self.settings,
+            store=self.store,
+            importer=self.importer,
+            registry=self.registry,
+        )
         self.app.dependency_overrides[get_context] = lambda: context
 
     def wait_for(self, dataset_id: str) -> None:
@@ -336,6 +344,25 @@ def test_a_dataset_is_not_deleted_while_a_job_needs_it(client: httpx.Client, hou
     house.store.create_job(job, 10)
     assert client.delete(f"{PATH}/letters").status_code == 409
     assert (house.importer.dataset_path(accepted["id"]) / "images.npy").exists()
+
+
+def test_a_dataset_is_not_deleted_while_a_model_version_was_trained_on_it(
+    client: httpx.Client, house: House
+) -> None:
+    for number, content in enumerate("xxy"):
+        dataset_id = f"ds_{number}"
+        house.store.create_dataset(dataset_id, "letters", None)
+        house.store.finish_dataset(dataset_id, "ready", summary={"hash": content})
+    for version, content in (("1", "y"), ("2", "x"), ("3", None)):
+        folder = house.settings.models_dir / "m" / version
+        folder.mkdir(parents=True)
+        manifest = {"lineage": {"dataset_hash": content}} if content else {}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = client.delete(f"{PATH}/letters@3")
+    assert refused.status_code == 409
+    assert "letters@3 is needed by m@1, trained on it" in refused.json()["detail"]
+    assert client.delete(f"{PATH}/letters@1").status_code == 204  # letters@2 has the same images
+    assert client.delete(f"{PATH}/letters@2").status_code == 409
 
 
 def test_the_form_is_in_the_openapi_document(client: httpx.Client) -> None:
