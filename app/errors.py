@@ -7,6 +7,7 @@ NoisewellError
 ├── TooLargeError          413  a body or an upload is over its limit
 ├── UnsupportedTypeError   415  a body of another type than the route reads
 ├── UnauthorizedError      401  no key, or a wrong one
+├── QuotaError             409  as many datasets, or bytes of them, as may be
 ├── ClientGoneError        499  nobody is left to answer
 ├── StorageFullError       507  the disk has no room for what was to be stored
 └── UnavailableError       503  no capacity now; says when to come back
@@ -52,6 +53,13 @@ class ConflictError(NoisewellError):
 
     status = 409
     code = "conflict"
+
+
+class QuotaError(NoisewellError):
+    """There are as many as may be; something must be deleted, or the setting raised."""
+
+    status = 409
+    code = "quota"
 
 
 class TooLargeError(NoisewellError):

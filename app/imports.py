@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.children import scrubbed_environment
-from app.errors import ConflictError, UnavailableError
+from app.errors import ConflictError, QuotaError, UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
@@ -142,15 +142,39 @@ class DatasetImporter:
                 retry_after_sec=10,
             )
 
+    def check_quota(self, more_bytes: int = 0) -> None:
+        """Raises QuotaError unless one more dataset, of an upload of so many bytes, may be."""
+        settings = self._settings
+        held = [d for d in self._store.list_datasets() if d.status != "failed"]
+        if len(held) >= settings.max_datasets:
+            raise QuotaError(
+                f"There are {len(held):,} datasets, as many as max_datasets allows; delete one"
+                " first."
+            )
+        used = sum(self._bytes_of(d.id) for d in held)
+        if used + more_bytes > settings.max_datasets_bytes:
+            raise QuotaError(
+                f"Datasets take {used:,} bytes and this upload has {more_bytes:,};"
+                f" max_datasets_bytes allows {settings.max_datasets_bytes:,}: delete a dataset"
+                " first."
+            )
+
+    def _bytes_of(self, dataset_id: str) -> int:
+        """What its upload and its packed files take, of those that are there by now."""
+        pack = self.dataset_path(dataset_id)
+        packed = pack.iterdir() if pack.is_dir() else ()
+        return sum(map(_size, (self.upload_path(dataset_id), *packed)))
+
     def accept(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
         """Record and queue the upload at `upload_path`; when this returns it is on the disk.
 
-        Raises UnavailableError; the upload is removed then.
+        Raises UnavailableError or QuotaError; the upload is removed then.
         """
         upload = self.upload_path(dataset_id)
         try:
             with self._news:
                 self.check_room()
+                self.check_quota(upload.stat().st_size)
                 write_json(self._request_path(dataset_id), asdict(request))
                 dataset = self._store.create_dataset(dataset_id, request.name, upload.name)
                 self._queue.append(dataset_id)
@@ -380,6 +404,13 @@ def _explain(code: int, output: BinaryIO) -> str:
         name = signal.Signals(-code).name
         return f"The import was killed by {name}; it may have run out of memory."
     return f"The import ended with exit code {code}; {lines[-1] if lines else 'it said nothing'}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _tail(file: BinaryIO, num_bytes: int) -> list[str]:

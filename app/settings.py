@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(default=16_000_000_000, ge=1)
     max_dataset_zip_ratio: int = Field(default=100, ge=1)
 
+    # Of all datasets together, those that are importing too; the bytes are what they take packed.
+    max_datasets: int = Field(default=1000, ge=1)
+    max_datasets_bytes: int = Field(default=200_000_000_000, ge=1)
+
     # Retraining. A job whose worker is silent for lease_sec is free for another one.
     start_worker: bool = True
     training_threads: int = Field(default=0, ge=0)

@@ -172,7 +172,8 @@ def _lineage_hash(registry: Registry, model: str, version: int) -> str | None:
 
 
 def _check_disk(ctx: Context, declared: str) -> None:
-    """Before the body is read, if its sender said how long it is."""
+    """Before the body is read, by its length if its sender said it."""
+    ctx.importer.check_quota(int(declared) if declared.isdecimal() else 0)
     free = free_bytes(ctx.settings.data_dir)
     if declared.isdecimal() and int(declared) > free:
         raise StorageFullError(int(declared), free)

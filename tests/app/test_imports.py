@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.errors import ConflictError, UnavailableError
+from app.errors import ConflictError, QuotaError, UnavailableError
 from app.imports import (
     CANCELLED,
     DatasetImporter,
@@ -167,6 +167,34 @@ def test_a_full_queue_refuses_and_removes_the_upload(house: House) -> None:
     with pytest.raises(UnavailableError, match="1 datasets wait"):
         importer.accept(house.upload(importer), ImportRequest("other", None, None))
     assert house.uploads() == [f"{kept}.json", f"{kept}.zip"]
+
+
+@pytest.mark.parametrize("setting", ["max_datasets", "max_datasets_bytes"])
+def test_a_quota_refuses_an_upload_and_is_free_once_an_import_was_cancelled(
+    house: House, setting: str
+) -> None:
+    limit = 1 if setting == "max_datasets" else len(zip_bytes())
+    house.settings = house.settings.model_copy(update={setting: limit})
+    importer = house.importer()
+    first = house.upload(importer)
+    importer.accept(first, REQUEST)
+    with pytest.raises(QuotaError, match=setting):
+        importer.accept(house.upload(importer), REQUEST)
+    assert house.uploads() == [f"{first}.json", f"{first}.zip"]
+    importer.cancel(first)
+    importer.accept(house.upload(importer), REQUEST)
+
+
+def test_a_packed_dataset_counts_for_the_quota(house: House) -> None:
+    house.settings = house.settings.model_copy(update={"max_datasets_bytes": 1000})
+    importer = house.importer()
+    house.store.create_dataset("ds_1", "letters", None)
+    house.store.finish_dataset("ds_1", "ready", summary={})
+    importer.dataset_path("ds_1").mkdir(parents=True)
+    (importer.dataset_path("ds_1") / "images.npy").write_bytes(bytes(600))
+    importer.check_quota(400)
+    with pytest.raises(QuotaError, match="take 600 bytes and this upload has 401"):
+        importer.check_quota(401)
 
 
 def test_an_import_that_was_queued_goes_on_after_a_restart_as_it_was_asked(house: House) -> None:
