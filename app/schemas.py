@@ -205,6 +205,13 @@ class Datasets(Answer):
     data: list[Dataset]
 
 
+class Verdicts(Answer):
+    """A page of verdicts, in the order of the source; `next` is where the next one starts."""
+
+    data: list[dict[str, Any]]
+    next: int | None
+
+
 # Images
 
 Truncation = Annotated[float, Field(gt=0, le=1, description="ψ: latents are multiplied by it.")]

@@ -1,19 +1,23 @@
 """Owns the routes of datasets: upload, list, show, delete."""
 
+import json
 import re
 import zipfile
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from PIL import ImageColor
+from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
-from app.errors import BadRequestError, ConflictError, StorageFullError
+from app.errors import BadRequestError, ConflictError, NotFoundError, StorageFullError
 from app.imports import ImportRequest, Step, label_files, new_dataset_id
-from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets
+from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets, Verdicts
 from app.storage import free_bytes
 from app.store.datasets import StoredDataset
 from app.uploads import receive_upload, remove
@@ -166,6 +170,66 @@ def _lineage_hash(registry: Registry, model: str, version: int) -> str | None:
         return (registry.manifest(model, version).get("lineage") or {}).get("dataset_hash")
     except (DamagedError, LookupError):  # damaged, or deleted meanwhile: it needs nothing
         return None
+
+
+# What an import tells of its files
+
+REPORT_POLICY = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "sandbox; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("/{dataset_id}/verdicts")
+def get_verdicts(
+    dataset_id: str,
+    ctx: Ctx,
+    verdict: Literal["accept", "convert", "reject"] | None = None,
+    start: Annotated[int, Query(ge=0, description="The line to start at.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Verdicts:
+    """What became of each file, with the reason; only those of one verdict if it is named."""
+    data: list[dict[str, Any]] = []
+    with _told(ctx, dataset_id, "verdicts.jsonl").open("rb") as lines:
+        for number, line in enumerate(islice(lines, start, None), start):
+            if verdict is not None and verdict.encode() not in line:
+                continue
+            found = json.loads(line)
+            if verdict in (None, found["verdict"]):
+                if len(data) == limit:
+                    return Verdicts(data=data, next=number)
+                data.append(found)
+    return Verdicts(data=data, next=None)
+
+
+@router.get("/{dataset_id}/report")
+def get_report(dataset_id: str, ctx: Ctx) -> FileResponse:
+    """The import as a page, which may run nothing and fetch nothing."""
+    path = _told(ctx, dataset_id, "report.html")
+    return FileResponse(path, media_type="text/html", headers=REPORT_POLICY)
+
+
+@router.get("/{dataset_id}/thumbnails.png")
+def get_thumbnails(dataset_id: str, ctx: Ctx) -> FileResponse:
+    """A sheet of images as they were packed."""
+    return FileResponse(_told(ctx, dataset_id, "thumbnails.png"), media_type="image/png")
+
+
+def _told(ctx: Context, dataset_id: str, name: str) -> Path:
+    """A file of a packed dataset; raises NotFoundError where there is none, and says why."""
+    dataset = ctx.store.get_dataset(dataset_id)
+    path = ctx.importer.dataset_path(dataset.id) / name
+    if dataset.status != "ready":
+        raise NotFoundError(
+            f"Dataset {dataset_id!r} is {dataset.status}; {name} is there once it is ready."
+        )
+    if not path.is_file():
+        raise NotFoundError(
+            f"Dataset {dataset_id!r} has no {name}: it was imported before there was one; import"
+            " its images again."
+        )
+    return path
 
 
 # What an upload may ask for

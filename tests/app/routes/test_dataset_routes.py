@@ -428,3 +428,50 @@ def test_an_import_is_cancelled_over_http_once(client: httpx.Client, house: Hous
     assert client.post(f"{PATH}/{accepted['id']}/cancel").status_code == 409
     assert client.post(f"{PATH}/nothing/cancel").status_code == 404
     assert upload(client, zipped(letters())).status_code == 202
+
+
+def test_verdicts_are_paged_and_filtered(client: httpx.Client, house: House) -> None:
+    folder = ready_folder(house)
+    rows = [
+        {"file": f"reject{i}.png", "verdict": "reject" if i % 2 else "accept"} for i in range(7)
+    ]
+    (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = f"{PATH}/letters/verdicts"
+    assert client.get(asked).json() == {"data": rows, "next": None}
+    assert client.get(asked, params={"limit": 7}).json()["next"] is None
+    page = {"verdict": "reject", "limit": "2"}
+    first = client.get(asked, params=page).json()
+    assert first == {"data": [rows[1], rows[3]], "next": 5}
+    rest = client.get(asked, params={**page, "start": "5"}).json()
+    assert rest == {"data": [rows[5]], "next": None}
+    assert client.get(asked, params={"verdict": "other"}).status_code == 422
+
+
+def test_a_report_may_run_and_fetch_nothing(client: httpx.Client, house: House) -> None:
+    (ready_folder(house) / "report.html").write_text("<p>x")
+    answer = client.get(f"{PATH}/letters/report")
+    assert answer.text == "<p>x"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", ["verdicts", "report", "thumbnails.png"])
+def test_what_an_import_did_not_write_is_not_found_with_its_reason(
+    client: httpx.Client, house: House, name: str
+) -> None:
+    house.store.create_dataset("ds_2", "others", None)
+    ready_folder(house)
+    old = client.get(f"{PATH}/letters/{name}")
+    assert old.status_code == 404
+    assert "import its images again" in old.json()["detail"]
+    waiting = client.get(f"{PATH}/others/{name}")
+    assert waiting.status_code == 404
+    assert "is importing" in waiting.json()["detail"]
+
+
+def ready_folder(house: House) -> Path:
+    house.store.create_dataset("ds_1", "letters", None)
+    house.store.finish_dataset("ds_1", "ready", summary={})
+    folder = house.importer.dataset_path("ds_1")
+    folder.mkdir(parents=True)
+    return folder
