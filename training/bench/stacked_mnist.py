@@ -88,11 +88,11 @@ def pack_stacks(digits: Dataset, folder: Path, count: int) -> None:
     images, _ = digits.split(heldout=False)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    with Packer(folder, digits.resolution, 3) as packer:
+    with Packer(folder, digits.resolution, 3, ()) as packer:
         for triple in rng.integers(len(images), size=(count, 3)):
             stack = np.concatenate([images[i] for i in triple], axis=2)
             packer.add(stack, None, sha256(stack.tobytes()).digest())
-        packer.finish((), {"name": "stacked-mnist", "made_from": digits.hash})
+        packer.finish({"name": "stacked-mnist", "made_from": digits.hash})
 
 
 def stacked_mnist(

@@ -62,17 +62,34 @@ def is_held_out(digest: bytes) -> bool:
     return int.from_bytes(digest[:8], "big") % HELDOUT_ONE_IN == 0
 
 
+class ContentHash:
+    """SHA-256 over shape, pixels, labels and class names, in parts; file names do not count."""
+
+    def __init__(self, shape: Sequence[int], class_names: Sequence[str]) -> None:
+        """shape: (N, H, W, C) of all images."""
+        self._digest = hashlib.sha256(json.dumps([list(shape), list(class_names)]).encode())
+
+    def add(self, pixels: NDArray[np.uint8] | bytes) -> None:
+        """The next images, or any part of them."""
+        data = pixels if isinstance(pixels, bytes) else np.ascontiguousarray(pixels).data
+        self._digest.update(data)
+
+    def finish(self, labels: NDArray[np.int64] | None) -> str:
+        """The whole in hex, once all images are in."""
+        if labels is not None:
+            self._digest.update(labels.astype("<i8").tobytes())
+        return self._digest.hexdigest()
+
+
 def content_hash(
     images: NDArray[np.uint8], labels: NDArray[np.int64] | None, class_names: Sequence[str]
 ) -> str:
-    """Hex SHA-256 over shape, pixels, labels and class names; file names do not count."""
-    digest = hashlib.sha256(json.dumps([list(images.shape), list(class_names)]).encode())
+    """The `ContentHash` of images that are all there."""
+    digest = ContentHash(images.shape, class_names)
     step = max(1, HASH_BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), step):
-        digest.update(np.ascontiguousarray(images[start : start + step]).data)
-    if labels is not None:
-        digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()
+        digest.add(images[start : start + step])
+    return digest.finish(labels)
 
 
 def is_packed(path: Path) -> bool:

@@ -113,15 +113,15 @@ def import_dataset(
             headers = _read_headers(src, decoders, options.paper(), tell)
         shape = headers.shape(options.resolution, options.channels)
         _check_packed_bytes(source, len(src.items), shape, options.limits)
-        verdicts = Verdicts()
-        with Packer(pack, shape.resolution, shape.channels) as packer:
-            target = Target(shape.resolution, shape.channels, options.paper())
+        target = Target(shape.resolution, shape.channels, options.paper())
+        verdicts, total = Verdicts(), len(src.items)
+        with Packer(pack, shape.resolution, shape.channels, src.class_names, total) as packer:
             for found in outcomes(src, decoders, target, headers.lost):
                 for outcome in found:
                     _take(outcome, verdicts, packer)
                 tell(verdicts)
             _check_outcome(source, src, verdicts, packer, options.limits)
-            packer.finish(src.class_names, _facts(source, verdicts, options))
+            packer.finish(_facts(source, verdicts, options))
         publish_dir(pack, out)
     return load_dataset(out)
 
@@ -201,7 +201,9 @@ def _read_headers(src: Source, decoders: Decoders, paper: Colour, tell: "_Teller
 
 def _take(outcome: Outcome, verdicts: Verdicts, packer: Packer) -> None:
     verdicts.add(outcome)
-    if outcome.pixels is not None:
+    if outcome.pixels is None:
+        packer.expect_fewer()
+    else:
         packer.add(outcome.pixels, outcome.label, outcome.digest)
 
 
@@ -270,7 +272,7 @@ def _check_outcome(
             f"{source.name!r} gives {len(packer)} images{example}; at least {limits.min_images} are"
             " needed (min_images)."
         )
-    empty = [name for name, count in packer.counts(src.class_names).items() if count == 0]
+    empty = [name for name, count in packer.counts().items() if count == 0]
     if empty:
         names = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise DataError(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import FORMAT, content_hash, is_held_out
+from training.data.dataset import FORMAT, HASH_BLOCK_BYTES, ContentHash, is_held_out
 from training.model.files import write_json
 
 BUFFER_BYTES = 1 << 20
@@ -18,12 +18,26 @@ BUFFER_BYTES = 1 << 20
 class Packer:
     """Appends images to `folder`/images.npy; `finish` writes the rest once they are all there."""
 
-    def __init__(self, folder: Path, resolution: int, channels: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resolution: int,
+        channels: int,
+        class_names: Sequence[str],
+        expected: int = 0,
+    ) -> None:
+        """expected: how many images will come; if just as many do, their hash is there with them.
+
+        Otherwise they are read once more for it, since it begins with their number.
+        """
         self.resolution, self.channels = resolution, channels
+        self.class_names = tuple(class_names)
         self._folder = folder
         self._shape = (resolution, resolution, channels)
         self._labels = array("q")
         self._heldout = bytearray()
+        self._expected = expected
+        self._hash = ContentHash((expected, *self._shape), class_names)
         self._file = (folder / "images.npy").open("wb", buffering=BUFFER_BYTES)
         self._header_bytes = self._write_header()
 
@@ -44,38 +58,53 @@ class Packer:
     def add(self, pixels: NDArray[np.uint8], label: int | None, digest: bytes) -> None:
         """pixels: uint8 (resolution, resolution, channels); digest: their SHA-256."""
         self._file.write(np.ascontiguousarray(pixels).data)
+        if self._expected:
+            self._hash.add(pixels)
         self._heldout.append(is_held_out(digest))
         if label is not None:
             self._labels.append(label)
 
-    def counts(self, class_names: Sequence[str]) -> dict[str, int]:
-        """Images of each class so far."""
-        found = np.bincount(np.array(self._labels, np.int64), minlength=len(class_names))
-        return {name: int(found[i]) for i, name in enumerate(class_names)}
+    def expect_fewer(self) -> None:
+        """An image that was expected does not come."""
+        self._expected = 0
 
-    def finish(self, class_names: Sequence[str], facts: Mapping[str, Any]) -> None:
+    def counts(self) -> dict[str, int]:
+        """Images of each class so far."""
+        found = np.bincount(np.array(self._labels, np.int64), minlength=len(self.class_names))
+        return {name: int(found[i]) for i, name in enumerate(self.class_names)}
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
         """Write labels, held-out rows and the manifest, to which `facts` are added."""
         self._file.seek(0)
         assert self._write_header() == self._header_bytes, "numpy leaves room for a longer N"
         self._file.close()
-        labels = np.array(self._labels, np.int64) if class_names else None
+        labels = np.array(self._labels, np.int64) if self.class_names else None
         heldout = np.frombuffer(bytes(self._heldout), np.bool_)
-        images = np.load(self._folder / "images.npy", mmap_mode="r", allow_pickle=False)
         if labels is not None:
             save_array(self._folder / "labels.npy", labels)
         save_array(self._folder / "heldout.npy", heldout)
         manifest = {
             "format": FORMAT,
-            "hash": content_hash(images, labels, class_names),
+            "hash": self._content_hash(labels),
             "resolution": self.resolution,
             "channels": self.channels,
-            "class_names": list(class_names),
+            "class_names": list(self.class_names),
             "num_images": len(self),
             "num_heldout": int(heldout.sum()),
-            "counts": self.counts(class_names),
+            "counts": self.counts(),
             **facts,
         }
         write_json(self._folder / "manifest.json", manifest)
+
+    def _content_hash(self, labels: NDArray[np.int64] | None) -> str:
+        if self._expected and self._expected == len(self):
+            return self._hash.finish(labels)
+        digest = ContentHash((len(self), *self._shape), self.class_names)
+        with (self._folder / "images.npy").open("rb") as f:  # mapped, it would count as memory
+            f.seek(self._header_bytes)
+            while block := f.read(HASH_BLOCK_BYTES):
+                digest.add(block)
+        return digest.finish(labels)
 
     def _write_header(self) -> int:
         """Write the array's header for the images so far; returns its length in bytes."""

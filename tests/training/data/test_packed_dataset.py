@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.dataset import DataError, load_dataset
+from training.data.dataset import DataError, content_hash, load_dataset
 from training.data.importing import import_dataset
 from training.data.options import ImportOptions
 from training.data.packing import save_array
@@ -66,3 +66,13 @@ def test_an_array_is_written_as_numpy_does_it(array, tmp_path):
 def test_an_array_that_finds_no_room_is_not_taken_for_written():
     with pytest.raises(OSError, match="No space"):
         save_array(Path("/dev/full"), np.arange(9))
+
+
+@pytest.mark.parametrize("more", [{}, {"b/0bad.png": b"x"}])
+def test_the_hash_is_that_of_the_content_whether_or_not_all_files_came(
+    make_zip, two_classes, tmp_path, more
+):
+    path = make_zip(two_classes | more)
+    dataset = import_dataset(path, tmp_path / "packed", ImportOptions("x"))
+    found = content_hash(np.asarray(dataset.images), dataset.labels, dataset.class_names)
+    assert found == dataset.hash
