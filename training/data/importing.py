@@ -17,6 +17,7 @@ from training.data.outcomes import Outcome, outcomes
 from training.data.packing import Packer
 from training.data.slots import BATCH_FILES
 from training.data.sources import SOURCES, Source, open_source
+from training.data.verdicts import VerdictLog
 from training.data.workers import Decoders
 from training.model.files import publish_dir, staging_dir
 
@@ -115,13 +116,15 @@ def import_dataset(
         _check_packed_bytes(source, len(src.items), shape, options.limits)
         target = Target(shape.resolution, shape.channels, options.paper())
         verdicts, total = Verdicts(), len(src.items)
-        with Packer(pack, shape.resolution, shape.channels, src.class_names, total) as packer:
+        packer = Packer(pack, shape.resolution, shape.channels, src.class_names, total)
+        with packer, VerdictLog(pack, src.class_names) as log:
             for found in outcomes(src, decoders, target, headers.lost):
                 for outcome in found:
                     _take(outcome, verdicts, packer)
+                    log.add(outcome)
                 tell(verdicts)
             _check_outcome(source, src, verdicts, packer, options.limits)
-            packer.finish(_facts(source, verdicts, options))
+            packer.finish({**_facts(source, verdicts, options), "duplicates": log.finish()})
         publish_dir(pack, out)
     return load_dataset(out)
 

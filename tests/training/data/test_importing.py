@@ -309,6 +309,7 @@ def test_an_npz_brings_its_labels(tmp_path, out):
         "images.npy",
         "labels.npy",
         "manifest.json",
+        "verdicts.jsonl",
     ]
 
 
