@@ -142,9 +142,9 @@ def _listed(
     """Names and paths of the files below `root`, and the names of its folders."""
     files: list[tuple[bytes, bytes]] = []
     folders: set[str] = set()
-    total = 0
+    total, below = 0, os.path.join(root, "")
     for entry in _walk(shown, root):
-        relative = entry.path.removeprefix(os.path.join(root, ""))
+        relative = entry.path.removeprefix(below)
         name = normal_name(relative)
         if entry.is_dir(follow_symlinks=False):
             folders.add(name)
