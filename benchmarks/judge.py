@@ -299,20 +299,25 @@ def read_fakes(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], N
     return images, labels
 
 
-def score_fakes(judge: Judge, train: Reals, heldout: Reals, fakes: Array) -> dict[str, Any]:
+def score_fakes(
+    judge: Judge, train: Reals, heldout: Reals, fakes: Array, size: int | None
+) -> dict[str, Any]:
     """Fréchet distance to all held-out reals, and PRDC at equal counts, each with its floor.
 
-    The floor puts as many training images where the fakes stood.
+    The floor puts as many training images where the fakes stood. size: images a distance is taken
+    of; with more fakes it is the mean over up to five disjoint sets of so many, as the floor is.
     """
-    n = min(len(fakes), len(train.images))
+    n = min(size or len(fakes), len(fakes), len(train.images))
     real, _ = read_images(judge, heldout.images)
     floors = [read_images(judge, train.images[i])[0] for i in draws(len(train.images), n)]
     floor_fds = [frechet(f, real) for f in floors]
-    fd, floor = frechet(fakes, real), float(np.mean(floor_fds))
+    fds = [frechet(fakes[i], real) for i in draws(len(fakes), n)]
+    fd, floor = float(np.mean(fds)), float(np.mean(floor_fds))
     m = min(n, len(real), 10_000)
     near = real[draws(len(real), m)[0]]
     return {
         "fd": fd,
+        "fd_draws": fds,
         "fd_floor": floor,
         "fd_floor_draws": floor_fds,
         "fd_ratio": fd / floor,
@@ -328,6 +333,7 @@ def score(
     train: Path,
     heldout: Path,
     fakes_file: Path,
+    size: Annotated[int | None, typer.Option(help="Images a Fréchet distance is of.")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Say how many fakes are read as asked, and how far their features lie from held-out reals."""
@@ -339,7 +345,7 @@ def score(
         "n": len(images),
         "accuracy": float((classes == labels).mean()),
         "real_accuracy": meta["heldout"],
-        **score_fakes(judge, read_reals(train), kept, features),
+        **score_fakes(judge, read_reals(train), kept, features, size),
     }
     typer.echo(json.dumps(report) if as_json else describe(report))
 
