@@ -48,6 +48,9 @@ def import_(
     labels: Annotated[Path | None, typer.Option(help="CSV or JSON lines of file, class.")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these, by commas.")] = None,
     max_per_class: Annotated[int | None, typer.Option(min=1, help="Images, not more.")] = None,
+    append_to: Annotated[
+        Path | None, typer.Option(help="Packed dataset whose images come first.")
+    ] = None,
     max_files: MaxFiles = Limits.max_files,
     max_bytes: MaxBytes = Limits.max_bytes,
     max_zip_ratio: MaxZipRatio = Limits.max_zip_ratio,
@@ -72,6 +75,7 @@ def import_(
         labels=labels,
         classes=None if classes is None else comma_separated(classes),
         max_per_class=max_per_class,
+        append_to=append_to,
         licence=licence,
         limits=Limits(
             max_files=max_files,

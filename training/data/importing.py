@@ -2,13 +2,14 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training.data import appending
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.decode import Target
 from training.data.names import printable
@@ -107,26 +108,61 @@ def import_dataset(
     """
     options.check()
     _check_free(out)
+    base = None if options.append_to is None else load_dataset(options.append_to)
+    if base is not None:
+        options = appending.fitting(options, base)
     with _opened(source, out, options) as (src, pack, decoders):
+        task = _Task(source, src, options, base)
         tell = _Teller(progress, len(src.items), 1 if _is_told(options) else 2)
         headers = Headers()
         if not _is_told(options):
             headers = _read_headers(src, decoders, options.paper(), tell)
         shape = headers.shape(options.resolution, options.channels)
-        _check_packed_bytes(source, len(src.items), shape, options.limits)
+        _check_packed_bytes(task, shape)
         target = Target(shape.resolution, shape.channels, options.paper())
-        verdicts, total = Verdicts(), len(src.items)
-        packer = Packer(pack, shape.resolution, shape.channels, src.class_names, total)
-        with packer, VerdictLog(pack, src.class_names) as log:
-            for found in outcomes(src, decoders, target, headers.lost):
-                for outcome in found:
-                    _take(outcome, verdicts, packer)
-                    log.add(outcome)
-                tell(verdicts)
-            _check_outcome(source, src, verdicts, packer, options.limits)
-            packer.finish({**_facts(source, verdicts, options), "duplicates": log.finish()})
+        _pack(task, pack, shape, outcomes(src, decoders, target, headers.lost), tell)
         publish_dir(pack, out)
     return load_dataset(out)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is imported, and the packed dataset, if any, that it is added to."""
+
+    source: Path
+    src: Source
+    options: ImportOptions
+    base: Dataset | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        if self.base is None:
+            return self.src.class_names
+        return appending.joined_classes(self.base, self.source.name, self.src.class_names)
+
+    @property
+    def num_images(self) -> int:
+        """If no file is rejected."""
+        return len(self.src.items) + (self.base.num_images if self.base else 0)
+
+
+def _pack(
+    task: _Task, pack: Path, shape: Shape, decided: Iterator[list[Outcome]], tell: "_Teller"
+) -> None:
+    """Write the packed dataset into the empty directory `pack`."""
+    class_names, verdicts = task.class_names, Verdicts()
+    places = [class_names.index(name) for name in task.src.class_names]
+    packer = Packer(pack, shape.resolution, shape.channels, class_names, task.num_images)
+    with packer, VerdictLog(pack, task.src.class_names) as log:
+        if task.base is not None and task.options.append_to is not None:
+            appending.copy_images(task.base, task.options.append_to, packer, log)
+        for found in decided:
+            for outcome in found:
+                _take(outcome, verdicts, packer, places)
+                log.add(outcome)
+            tell(verdicts)
+        _check_outcome(task, verdicts, packer)
+        packer.finish({**_facts(task, verdicts), **log.finish(packer.finish_images())})
 
 
 def inspect_source(
@@ -202,12 +238,14 @@ def _read_headers(src: Source, decoders: Decoders, paper: Colour, tell: "_Teller
     return headers
 
 
-def _take(outcome: Outcome, verdicts: Verdicts, packer: Packer) -> None:
+def _take(outcome: Outcome, verdicts: Verdicts, packer: Packer, places: Sequence[int]) -> None:
+    """places: of the source's classes among those of the dataset."""
     verdicts.add(outcome)
     if outcome.pixels is None:
         packer.expect_fewer()
     else:
-        packer.add(outcome.pixels, outcome.label, outcome.digest)
+        label = None if outcome.label is None else places[outcome.label]
+        packer.add(outcome.pixels, label, outcome.digest)
 
 
 class _Teller:
@@ -228,13 +266,15 @@ class _Teller:
         self._before += self._files
 
 
-def _facts(source: Path, verdicts: Verdicts, options: ImportOptions) -> dict[str, Any]:
+def _facts(task: _Task, verdicts: Verdicts) -> dict[str, Any]:
+    options, base = task.options, task.base
     return {
         "name": options.name,
         "licence": None if options.licence is None else printable(options.licence),
-        "source": printable(source.name),
+        "source": printable(task.source.name),
         "classes": None if options.classes is None else list(options.classes),
         "max_per_class": options.max_per_class,
+        "appended_to": None if base is None else appending.facts_of(base),
         "accepted": verdicts.accepted,
         "converted": verdicts.converted,
         "conversions": dict(sorted(verdicts.conversions.items())),
@@ -249,35 +289,35 @@ def _check_free(out: Path) -> None:
         raise DataError(f"{str(out)!r} exists already; choose another place or remove it.")
 
 
-def _check_packed_bytes(source: Path, num_files: int, shape: Shape, limits: Limits) -> None:
-    num_bytes = num_files * shape.resolution**2 * shape.channels
-    if num_bytes > limits.max_bytes:
+def _check_packed_bytes(task: _Task, shape: Shape) -> None:
+    num_bytes = task.num_images * shape.resolution**2 * shape.channels
+    if num_bytes > (most := task.options.limits.max_bytes):
         raise DataError(
-            f"{source.name!r} would take {num_bytes:,} bytes at resolution {shape.resolution};"
-            f" max_bytes allows {limits.max_bytes:,}: choose a smaller resolution."
+            f"{task.source.name!r} would take {num_bytes:,} bytes at resolution"
+            f" {shape.resolution}; max_bytes allows {most:,}: choose a smaller resolution."
         )
 
 
-def _check_outcome(
-    source: Path, src: Source, verdicts: Verdicts, packer: Packer, limits: Limits
-) -> None:
+def _check_outcome(task: _Task, verdicts: Verdicts, packer: Packer) -> None:
     """Raise DataError unless enough files are good and every class has images."""
-    total, bad = len(src.items), verdicts.rejected
+    name, limits = task.source.name, task.options.limits
+    total, bad = len(task.src.items), verdicts.rejected
     first = next(iter(verdicts.listed), {"file": "", "reason": ""})
     example = f" (the first: {first['file']!r} {first['reason']})" if bad else ""
     if bad > limits.max_bad_share * total:
         raise DataError(
-            f"{bad:,} of {total:,} files of {source.name!r} were rejected{example}; at most"
+            f"{bad:,} of {total:,} files of {name!r} were rejected{example}; at most"
             f" {limits.max_bad_share:.0%} may be (max_bad_share)."
         )
     if len(packer) < limits.min_images:
         raise DataError(
-            f"{source.name!r} gives {len(packer)} images{example}; at least {limits.min_images} are"
+            f"{name!r} gives {len(packer)} images{example}; at least {limits.min_images} are"
             " needed (min_images)."
         )
     empty = [name for name, count in packer.counts().items() if count == 0]
     if empty:
         names = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise DataError(
-            f"Class {names} of {source.name!r} has no usable images; add some or remove its folder."
+            f"Class {names} of {task.source.name!r} has no usable images; add some or remove its"
+            " folder."
         )

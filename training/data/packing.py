@@ -9,10 +9,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import FORMAT, HASH_BLOCK_BYTES, ContentHash, is_held_out
+from training.data.dataset import FORMAT, ContentHash, is_held_out
+from training.data.rows import Rows
 from training.model.files import write_json
 
 BUFFER_BYTES = 1 << 20
+IMAGES = "images.npy"
 
 
 class Packer:
@@ -38,7 +40,7 @@ class Packer:
         self._heldout = bytearray()
         self._expected = expected
         self._hash = ContentHash((expected, *self._shape), class_names)
-        self._file = (folder / "images.npy").open("wb", buffering=BUFFER_BYTES)
+        self._file = (folder / IMAGES).open("wb", buffering=BUFFER_BYTES)
         self._header_bytes = self._write_header()
 
     def __enter__(self) -> Self:
@@ -73,11 +75,15 @@ class Packer:
         found = np.bincount(np.array(self._labels, np.int64), minlength=len(self.class_names))
         return {name: int(found[i]) for i, name in enumerate(self.class_names)}
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write labels, held-out rows and the manifest, to which `facts` are added."""
+    def finish_images(self) -> Path:
+        """No image comes any more; returns their file, which can be read from now on."""
         self._file.seek(0)
         assert self._write_header() == self._header_bytes, "numpy leaves room for a longer N"
         self._file.close()
+        return self._folder / IMAGES
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Write labels, held-out rows and the manifest, to which `facts` are added."""
         labels = np.array(self._labels, np.int64) if self.class_names else None
         heldout = np.frombuffer(bytes(self._heldout), np.bool_)
         if labels is not None:
@@ -100,9 +106,8 @@ class Packer:
         if self._expected and self._expected == len(self):
             return self._hash.finish(labels)
         digest = ContentHash((len(self), *self._shape), self.class_names)
-        with (self._folder / "images.npy").open("rb") as f:  # mapped, it would count as memory
-            f.seek(self._header_bytes)
-            while block := f.read(HASH_BLOCK_BYTES):
+        with Rows(self._folder / IMAGES) as rows:
+            for block in rows.blocks():
                 digest.add(block)
         return digest.finish(labels)
 

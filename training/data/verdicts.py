@@ -3,7 +3,6 @@
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,9 @@ from numpy.typing import NDArray
 
 from training.data.names import printable
 from training.data.outcomes import Outcome
+from training.data.rows import Rows
+from training.data.similar import NONE, near_duplicates
+from training.data.survey import survey
 
 NAME = "verdicts.jsonl"
 
@@ -41,6 +43,10 @@ class VerdictLog:
     ) -> None:
         self._file.close()
 
+    def expect(self, digest: bytes) -> None:
+        """An image that is there already, from another import; it has the next index."""
+        self._digests.append(int.from_bytes(digest[:8], "big"))
+
     def add(self, outcome: Outcome) -> None:
         """One more file; an accepted one has the next index in images.npy."""
         line: dict[str, Any] = {"file": outcome.file, "verdict": outcome.verdict}
@@ -52,25 +58,37 @@ class VerdictLog:
             line["index"] = len(self._digests)
             if outcome.conversions:
                 line["conversions"] = outcome.conversions
-            self._digests.append(int.from_bytes(outcome.digest[:8], "big"))
+            self.expect(outcome.digest)
         self._file.write(json.dumps(line) + "\n")
 
-    def finish(self) -> int:
-        """Close the file, copies of earlier images marked; returns how many copies there are."""
+    def finish(self, images: Path) -> dict[str, Any]:
+        """Close the file, images marked that are or nearly are an earlier one of `images`.npy.
+
+        Returns how many there are of each, and the statistics of all: a part of the manifest.
+        """
         self._file.close()
         firsts = first_of_each(np.array(self._digests, np.uint64))
-        copies = int((firsts != np.arange(len(firsts))).sum())
-        if copies:
-            self._mark(firsts)
-        return copies
+        copies = firsts != np.arange(len(firsts))
+        with Rows(images) as rows:
+            looked = survey(rows)
+            near = near_duplicates(rows, looked.hashes, copies)
+        if copies.any() or (near != NONE).any():
+            self._mark(firsts, near)
+        return {
+            "duplicates": int(copies.sum()),
+            "near_duplicates": int((near != NONE).sum()),
+            "statistics": looked.to_json(),
+        }
 
-    def _mark(self, firsts: NDArray[np.int64]) -> None:
+    def _mark(self, firsts: NDArray[np.int64], near: NDArray[np.int64]) -> None:
         marked = self._path.with_suffix(".marked")
         with marked.open("w", encoding="utf-8") as f:
-            for line in _lines(self._path):
+            for line in read_verdicts(self._path.parent):
                 index = line.get("index")
                 if index is not None and firsts[index] != index:
                     line["duplicate_of"] = int(firsts[index])
+                if index is not None and near[index] != NONE:
+                    line["near_duplicate_of"] = int(near[index])
                 f.write(json.dumps(line) + "\n")
         marked.replace(self._path)
 
@@ -81,18 +99,11 @@ def first_of_each(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
     return firsts[which].astype(np.int64)
 
 
-def read_verdicts(
-    folder: Path, verdict: str | None = None, offset: int = 0, limit: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """The verdicts of a packed dataset, or those of one kind, from the `offset`-th on.
+def read_verdicts(folder: Path) -> Iterator[dict[str, Any]]:
+    """The verdicts of a packed dataset, in the order of its source.
 
     Raises FileNotFoundError for a dataset that was packed before there were any.
     """
-    chosen = (v for v in _lines(folder / NAME) if verdict is None or v["verdict"] == verdict)
-    return islice(chosen, offset, None if limit is None else offset + limit)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as f:
+    with (folder / NAME).open(encoding="utf-8") as f:
         for line in f:
             yield json.loads(line)

@@ -52,13 +52,6 @@ def test_copies_stay_and_say_which_image_came_first(packed):
     assert not (folder / "verdicts.marked").exists()
 
 
-def test_verdicts_are_read_by_kind_and_in_pages(packed):
-    _, folder = packed
-    assert [v["file"] for v in read_verdicts(folder, "reject")] == ["a/4.png"]
-    page = read_verdicts(folder, "accept", offset=1, limit=2)
-    assert [v["file"] for v in page] == ["a/2.png", "b/1.png"]
-
-
 def test_names_that_hold_line_ends_take_one_line_all_the_same(noise, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -1,0 +1,64 @@
+"""Owns which images of a packed dataset are nearly the same: found by hash, checked by pixels.
+
+A search through all pairs of 100,000 images takes longer than decoding them. Hashes that differ in
+few bits are near each other in at least one of eight sorted orders, each of which begins at another
+byte; so only near places are compared. That finds most pairs, not all, in bounded time.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.rows import Rows
+
+NONE = -1
+_BITS = 6  # hashes may differ in so many
+_PLACES = 16  # how far apart in a sorted order hashes are compared
+_ORDERS = range(0, 64, 8)
+_MAX_TRIES = 8  # pairs of one image whose pixels are looked at
+_PAIRS = 512  # at a time
+# Two images may differ by so many levels of 255 in brightness; once that is taken away, their
+# root mean square difference is this share of the smaller standard deviation, or two levels.
+_BRIGHTNESS, _DIFFERENCE, _LEVELS = 12.0, 1 / 3, 2.0
+
+
+def near_duplicates(
+    rows: Rows, hashes: NDArray[np.uint64], skip: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """For each of N images the number of an earlier one that it nearly equals, or NONE: int64 (N,).
+
+    hashes: uint64 (N,), of `survey.gradients`. skip: bool (N,), images that are left out.
+    """
+    found = np.full(len(hashes), NONE, np.int64)
+    tries = np.zeros(len(hashes), np.int64)
+    kept = np.flatnonzero(~skip)
+    for shift in _ORDERS:
+        turned = (hashes[kept] << np.uint64(shift)) | (hashes[kept] >> np.uint64(-shift % 64))
+        order = kept[np.argsort(turned, kind="stable")]
+        for places in range(1, min(_PLACES, len(order) - 1) + 1):
+            pairs = np.sort(np.stack([order[:-places], order[places:]]), axis=0)
+            close = np.bitwise_count(hashes[pairs[0]] ^ hashes[pairs[1]]) <= _BITS
+            open_ = (found[pairs[1]] == NONE) & (tries[pairs[1]] < _MAX_TRIES)
+            earlier, later = pairs[:, close & open_]
+            np.add.at(tries, later, 1)
+            same = look_alike(rows, earlier, later)
+            found[later[same]] = earlier[same]
+    return found
+
+
+def look_alike(
+    rows: Rows, first: NDArray[np.int64], second: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which pairs of images agree pixel by pixel but for a little, brightness aside: bool (n,)."""
+    verdicts = [np.zeros(0, np.bool_)]
+    for start in range(0, len(first), _PAIRS):
+        a = _flat(rows.take(first[start : start + _PAIRS]))
+        b = _flat(rows.take(second[start : start + _PAIRS]))
+        brightness = a.mean(1) - b.mean(1)
+        apart = np.sqrt(np.square(a - b - brightness[:, None]).mean(1))
+        same = apart <= np.maximum(_LEVELS, _DIFFERENCE * np.minimum(a.std(1), b.std(1)))
+        verdicts.append(same & (np.abs(brightness) <= _BRIGHTNESS))
+    return np.concatenate(verdicts)
+
+
+def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)
