@@ -1,8 +1,6 @@
 """Owns the page that tells of a run: report.html, one file that asks for nothing outside itself."""
 
-import json
 import shlex
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from training import markup
 from training.animation import MAX_SIDE, fit
 from training.diagnosis import warnings_of
 from training.history import History, Row, number, real_score
@@ -37,9 +36,10 @@ def page_of(told: History, plots: list[Plot], animation: bytes | None, written: 
     """The report as HTML; every text of the run is escaped. `written`: the time now."""
     warnings = warnings_of(told)
     return Template(_TEMPLATE.read_text("utf-8")).substitute(
+        style=markup.style(),
         title=escape(str(told.run.get("dataset", "A run without run.json"))),
         facts="".join(_facts(told, len(warnings))),
-        warnings=_warnings(warnings),
+        warnings=markup.warnings(warnings),
         metrics=_metrics(told.metrics),
         pictures=_pictures(told.grids, animation),
         curves=_curves(plots),
@@ -69,25 +69,18 @@ def _facts(told: History, num_warnings: int) -> Iterator[str]:
     yield from (f"<li>{escape(fact)}</li>" for fact in facts)
 
 
-def _warnings(warnings: list[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<section class="warnings"><h2>Look at this</h2><ul>{items}</ul></section>'
-
-
 def _metrics(metrics: Row) -> str:
     names = [name for name in MEANINGS if number(metrics.get(name)) is not None]
     if not names:
-        return _quiet("Not measured yet: the metrics come when training is over.")
+        return markup.quiet("Not measured yet: the metrics come when training is over.")
     rows = [
         (f"<code>{escape(name)}</code>", *map(escape, _measured(metrics, name))) for name in names
     ]
     head = ("metric", "generator", "real images", "meaning")
     return (
-        _table(head, rows)
+        markup.table(head, rows)
         + _class_bars(metrics.get("class_accuracy_by_class", {}))
-        + _quiet(
+        + markup.quiet(
             f"On {metrics.get('num_samples', '?')} fakes against {metrics.get('num_reals', '?')} "
             f"held-out images; evaluator {metrics.get('evaluator', '?')}. Such numbers compare "
             "only with others of the same evaluator and the same count; none of them is FID."
@@ -112,28 +105,23 @@ def _class_bars(by_class: dict[str, float]) -> str:
     names = list(by_class)
     if len(names) > _MOST_CLASSES:
         names = sorted(names, key=by_class.__getitem__)[:_MOST_CLASSES]
-    bars = "".join(
-        f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
-        f'<span class="track"><span style="width:{100 * by_class[name]:.1f}%"></span></span>'
-        f'<span class="value">{by_class[name]:.0%}</span></li>'
-        for name in names
-    )
+    bars = markup.bars((name, by_class[name], f"{by_class[name]:.0%}") for name in names)
     which = "Each class" if len(names) == len(by_class) else f"The {len(names)} worst classes"
-    return f'<p>{which}, read as asked:</p><ul class="bars">{bars}</ul>' if bars else ""
+    return f"<p>{which}, read as asked:</p>{bars}" if bars else ""
 
 
 def _pictures(grids: list[tuple[int, Path]], animation: bytes | None) -> str:
     if not grids:
-        return _quiet("No pictures yet: the first ones come with the first snapshot.")
+        return markup.quiet("No pictures yet: the first ones come with the first snapshot.")
     ends = {"First": grids[0], "Newest": grids[-1]} if len(grids) > 1 else {"First": grids[0]}
     figures = [
-        _figure(_uri(png, "png"), f"{which}, at {_kimg(nimg)} kimg")
+        markup.figure(markup.uri(png, "png"), f"{which}, at {_kimg(nimg)} kimg")
         for which, (nimg, path) in ends.items()
         if (png := _fitted(path)) is not None
     ]
     if animation is not None:
-        figures.append(_figure(_uri(animation, "webp"), "The way there", "moves"))
-    same = _quiet("The same seeds each time; one class a column where there are 2 to 16.")
+        figures.append(markup.figure(markup.uri(animation, "webp"), "The way there", "moves"))
+    same = markup.quiet("The same seeds each time; one class a column where there are 2 to 16.")
     return f'<div class="pictures">{"".join(figures)}</div>{same}'
 
 
@@ -150,9 +138,9 @@ def _fitted(path: Path) -> bytes | None:
 
 def _curves(plots: list[Plot]) -> str:
     if not plots:
-        return _quiet("No curves yet: stats.jsonl has no line so far.")
+        return markup.quiet("No curves yet: stats.jsonl has no line so far.")
     images = "".join(
-        f'<img class="plot" src="{_uri(plot.png, "png")}" alt="{escape(plot.title)}">'
+        f'<img class="plot" src="{markup.uri(plot.png, "png")}" alt="{escape(plot.title)}">'
         for plot in plots
     )
     return f'<div class="plots">{images}</div>'
@@ -160,26 +148,30 @@ def _curves(plots: list[Plot]) -> str:
 
 def _settings(told: History) -> str:
     if not told.config:
-        return _quiet("run.json is not there yet.")
+        return markup.quiet("run.json is not there yet.")
     preset = told.asked.get("preset")
     if preset not in PRESETS:
         said = f"<p>There is no preset {escape(repr(preset))} here to compare with.</p>"
     elif changed := _changed(told):
         own = PRESETS[preset].to_json()
         rows = [
-            (f"<code>{escape(k)}</code>", escape(_shown(v)), escape(_shown(own.get(k, "–"))))
+            (
+                f"<code>{escape(k)}</code>",
+                escape(markup.shown(v)),
+                escape(markup.shown(own.get(k, "–"))),
+            )
             for k, v in changed.items()
         ]
-        said = _table(("setting", "this run", f"preset {preset}"), rows)
+        said = markup.table(("setting", "this run", f"preset {preset}"), rows)
     else:
         said = f"<p>All as in the preset <code>{preset}</code>.</p>"
-    every = _pairs(told.config)
+    every = markup.pairs(told.config)
     return f"{said}<details><summary>All settings</summary>{every}</details>"
 
 
 def _events(events: list[Row]) -> str:
     if not events:
-        return _quiet("Nothing out of the ordinary is on record.")
+        return markup.quiet("Nothing out of the ordinary is on record.")
     rows = [
         (
             escape(_kimg(event["cur_nimg"])),
@@ -189,12 +181,12 @@ def _events(events: list[Row]) -> str:
         )
         for event in events
     ]
-    return _table(("kimg", "after", "what", ""), rows)
+    return markup.table(("kimg", "after", "what", ""), rows)
 
 
 def _reproduce(told: History) -> str:
     if not told.config:
-        return _quiet("run.json is not there yet.")
+        return markup.quiet("run.json is not there yet.")
     facts = {
         "dataset": told.run.get("dataset"),
         "dataset SHA-256": told.asked.get("dataset_hash"),
@@ -207,7 +199,7 @@ def _reproduce(told: History) -> str:
         "run": told.run.get("run_id"),
         "begun": told.run.get("created_at"),
     }
-    return f"<pre>{escape(_command(told))}</pre>{_pairs(facts, 'settings long')}"
+    return f"<pre>{escape(_command(told))}</pre>{markup.pairs(facts, 'settings long')}"
 
 
 def _command(told: History) -> str:
@@ -219,7 +211,7 @@ def _command(told: History) -> str:
     words += ["--preset", str(told.asked.get("preset")), "--seed", str(told.asked.get("seed"))]
     words += ["--kimg", f"{told.run.get('total_nimg', 0) / 1000:.10g}"]
     for key, value in changed.items():
-        words += ["--set", f"{key}={_shown(value)}"]
+        words += ["--set", f"{key}={markup.shown(value)}"]
     return shlex.join(words)
 
 
@@ -228,41 +220,6 @@ def _changed(told: History) -> Row:
     preset = PRESETS.get(told.asked.get("preset", ""))
     own = preset.to_json() if preset else told.config
     return {k: v for k, v in told.config.items() if own.get(k) != v}
-
-
-def _shown(value: Any) -> str:
-    """As `--set` takes it."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """`head`: plain text; `rows`: HTML. The last column takes what room is left."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _pairs(values: Row, kind: str = "settings") -> str:
-    pairs = "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape(_shown(value))}</dd></div>"
-        for key, value in values.items()
-    )
-    return f'<dl class="{kind}">{pairs}</dl>'
-
-
-def _figure(uri: str, caption: str, kind: str = "") -> str:
-    image = f'<img src="{uri}" alt="{escape(caption)}">'
-    return f'<figure class="{kind}">{image}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"
-
-
-def _quiet(text: str) -> str:
-    return f'<p class="quiet">{escape(text)}</p>'
 
 
 def _kimg(nimg: float) -> str:

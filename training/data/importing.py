@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data import appending
+from training.data.account import write_account
 from training.data.dataset import DataError, Dataset, is_packed, load_dataset
 from training.data.decode import Target
 from training.data.names import printable
@@ -156,13 +157,15 @@ def _pack(
     with packer, VerdictLog(pack, task.src.class_names) as log:
         if task.base is not None and task.options.append_to is not None:
             appending.copy_images(task.base, task.options.append_to, packer, log)
-        for found in decided:
-            for outcome in found:
+        for some in decided:
+            for outcome in some:
                 _take(outcome, verdicts, packer, places)
                 log.add(outcome)
             tell(verdicts)
         _check_outcome(task, verdicts, packer)
-        packer.finish({**_facts(task, verdicts), **log.finish(packer.finish_images())})
+        found = log.finish(packer.finish_images())
+        manifest = packer.finish({**_facts(task, verdicts), **found})
+    write_account(pack, manifest, packer.labels())
 
 
 def inspect_source(

@@ -75,6 +75,10 @@ class Packer:
         found = np.bincount(np.array(self._labels, np.int64), minlength=len(self.class_names))
         return {name: int(found[i]) for i, name in enumerate(self.class_names)}
 
+    def labels(self) -> NDArray[np.int64] | None:
+        """int64 (N,), None without classes."""
+        return np.array(self._labels, np.int64) if self.class_names else None
+
     def finish_images(self) -> Path:
         """No image comes any more; returns their file, which can be read from now on."""
         self._file.seek(0)
@@ -82,9 +86,9 @@ class Packer:
         self._file.close()
         return self._folder / IMAGES
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write labels, held-out rows and the manifest, to which `facts` are added."""
-        labels = np.array(self._labels, np.int64) if self.class_names else None
+    def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write labels, held-out rows and the manifest, to which `facts` are added; returns it."""
+        labels = self.labels()
         heldout = np.frombuffer(bytes(self._heldout), np.bool_)
         if labels is not None:
             save_array(self._folder / "labels.npy", labels)
@@ -101,6 +105,7 @@ class Packer:
             **facts,
         }
         write_json(self._folder / "manifest.json", manifest)
+        return manifest
 
     def _content_hash(self, labels: NDArray[np.int64] | None) -> str:
         if self._expected and self._expected == len(self):
