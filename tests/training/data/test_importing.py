@@ -309,6 +309,8 @@ def test_an_npz_brings_its_labels(tmp_path, out):
         "images.npy",
         "labels.npy",
         "manifest.json",
+        "report.html",
+        "thumbnails.png",
         "verdicts.jsonl",
     ]
 
