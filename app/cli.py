@@ -5,29 +5,33 @@ torch takes seconds to import, so only the verbs that need it do.
 
 import logging
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from app.data_cli import data_cli
 from app.edge import is_loopback
 from app.jobs_cli import jobs_cli
 from app.models_cli import models_cli
-from app.terminal import AsJson, DataDir, fail, local_engine, settings_from, told_errors
+from app.terminal import (
+    PASSED_ON,
+    AsJson,
+    DataDir,
+    fail,
+    local_engine,
+    run_child,
+    settings_from,
+    told_errors,
+)
+from app.train_cli import train
 from app.upkeep_cli import doctor, gc
 from training.model.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
-
-_CHILD = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 cli = typer.Typer(
     name="noisewell",
@@ -39,7 +43,7 @@ cli = typer.Typer(
 cli.add_typer(models_cli, name="models")
 cli.command()(doctor)
 cli.command()(gc)
-data_cli = typer.Typer(help="Datasets: look at images, import them.", no_args_is_help=True)
+cli.command(context_settings=PASSED_ON)(train)
 cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
 
@@ -93,44 +97,26 @@ def worker(
         fail(str(error))
 
 
-@cli.command(context_settings={**_CHILD, "help_option_names": []})
-def train(ctx: typer.Context) -> None:
-    """Turn a pile of images into generator weights."""
-    _child("training.train", ctx.args)
-
-
-@cli.command(context_settings={**_CHILD, "help_option_names": []})
+@cli.command(context_settings=PASSED_ON)
 def evaluate(ctx: typer.Context) -> None:
     """Measure a registered generator on images it was not trained on."""
-    _child("training.evaluate", ctx.args)
+    raise SystemExit(run_child("training.evaluate", ctx.args))
 
 
-@data_cli.command("inspect", context_settings={**_CHILD, "help_option_names": []})
-def data_inspect(ctx: typer.Context) -> None:
-    """Say what an import would do with a folder, a zip or an array."""
-    _child("training.data", ["inspect", *ctx.args])
-
-
-@data_cli.command("import", context_settings={**_CHILD, "help_option_names": []})
-def data_import(ctx: typer.Context) -> None:
-    """Pack images for training, with a verdict on every file."""
-    _child("training.data", ["import", *ctx.args])
-
-
-@cli.command(context_settings={**_CHILD, "help_option_names": []})
+@cli.command(context_settings=PASSED_ON)
 def bench(ctx: typer.Context) -> None:
     """Print figures: `bench serve` of the service; speed, seeds and toys of training."""
     if ctx.args[:1] == ["serve"]:
-        _child("app.bench.serve", ctx.args[1:])
+        raise SystemExit(run_child("app.bench.serve", ctx.args[1:]))
     if ctx.args[:1] in ([], ["--help"]):
         typer.echo("Of the service: noisewell bench serve --help\nOf training:")
-    _child("training.bench", ctx.args)
+    raise SystemExit(run_child("training.bench", ctx.args))
 
 
-@cli.command(context_settings={**_CHILD, "help_option_names": []})
+@cli.command(context_settings=PASSED_ON)
 def export(ctx: typer.Context) -> None:
     """Write a registered generator as ONNX."""
-    _child("training.export", ctx.args)
+    raise SystemExit(run_child("training.export", ctx.args))
 
 
 @cli.command()
@@ -198,12 +184,6 @@ def verify(
 def main() -> None:
     """The entry point of the `noisewell` command."""
     cli()
-
-
-def _child(module: str, args: Sequence[str]) -> None:
-    """Run a verb of `training` as a process of its own, and end as it ended."""
-    code = subprocess.call([sys.executable, "-m", module, *args])
-    raise SystemExit(code if code >= 0 else 128 - code)
 
 
 @contextmanager

@@ -1,8 +1,12 @@
-"""Owns what all verbs of the command share: settings out of options, and errors in one line."""
+"""Owns what all verbs of the command share: settings, the store, children, errors in one line."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -14,7 +18,14 @@ from training.model.registry import Registry, UnknownModelError, UnknownVersionE
 
 if TYPE_CHECKING:
     from app.engine import Engine
+    from app.store.store import Store
 
+# Of verbs that a child has the options of: whatever is not known here is passed on to it.
+PASSED_ON: dict[str, Any] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 
@@ -40,6 +51,46 @@ def local_engine(data_dir: Path, device: str, settings: Settings) -> "Engine":
 
     torch.set_num_threads(settings.serving_threads or half_the_cores())
     return Engine(Registry(data_dir / "models"), pick_device(device), settings.max_batch_size, 1)
+
+
+@contextmanager
+def open_store(settings: Settings) -> "Generator[Store]":
+    """The jobs and datasets of a data folder; ends the command if they cannot be read."""
+    from app.store.database import SchemaError
+    from app.store.store import Store
+
+    try:
+        store = Store.open(settings.database_path)
+    except SchemaError as error:
+        fail(str(error))
+    with closing(store):
+        yield store
+
+
+def run_child(module: str, args: Sequence[str]) -> int:
+    """Run a verb of `training` as a process of its own; returns how it ended, as a shell does.
+
+    It is told to end when this process is, and this process waits until it has.
+    """
+    with subprocess.Popen([sys.executable, "-m", module, *args]) as child, _outliving(child):
+        code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _outliving(child: "subprocess.Popen[bytes]") -> Generator[None]:
+    """Ctrl-C reaches both from the terminal, SIGTERM only us; both are for the child to heed."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        child.terminate()
+
+    terminate = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.settings import Settings
-from app.store.database import SchemaError
-from app.terminal import AsJson, DataDir, fail, local_engine, settings_from, told_errors
+from app.terminal import AsJson, DataDir, fail, local_engine, open_store, settings_from, told_errors
 from training.model.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def gc(
 ) -> None:
     """Throw away what is over the limits: old runs and their states, evaluators, versions."""
     settings = _existing(data_dir)
-    with told_errors(), _store(settings) as store:
+    with told_errors(), open_store(settings) as store:
         items = _collected(settings, store, dry_run)
     rows: list[dict[str, Any]] = [
         {"kind": item.kind, "path": str(item.path), "bytes": item.num_bytes, "why": item.reason}
@@ -124,21 +123,9 @@ def _existing(data_dir: Path) -> Settings:
 
 
 @contextmanager
-def _store(settings: Settings) -> "Generator[Store]":
-    from app.store.store import Store
-
-    try:
-        store = Store.open(settings.database_path)
-    except SchemaError as error:
-        fail(str(error))
-    with closing(store):
-        yield store
-
-
-@contextmanager
 def _store_if_any(settings: Settings) -> "Generator[Store | None]":
     if not settings.database_path.exists():
         yield None
         return
-    with _store(settings) as store:
+    with open_store(settings) as store:
         yield store

@@ -13,6 +13,7 @@ from training.config import ConfigError, TrainConfig
 from training.model.files import write_json
 from training.model.networks.config import NetworkConfig
 
+DEFAULT_MINUTES = 10.0
 HARD_STOP_FACTOR = 1.5  # a run may take so many times its minutes, on a machine that got slower
 
 
@@ -29,6 +30,14 @@ class Length:
             raise ConfigError("give either --minutes or --kimg, and not both")
         if not 0 < given[0] < 1e9:
             raise ConfigError(f"the length of a run is {given[0]!r}; expected a number above 0")
+
+    @classmethod
+    def asked(cls, minutes: float | None, kimg: float | None) -> "Length":
+        """What was asked for, DEFAULT_MINUTES if nothing was; raises ConfigError."""
+        return cls(DEFAULT_MINUTES if minutes is None and kimg is None else minutes, kimg)
+
+    def __str__(self) -> str:
+        return f"{self.minutes:g} minutes" if self.kimg is None else f"{self.kimg:g} kimg"
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,12 @@ PRESETS: dict[str, TrainConfig] = {
 }
 
 
-def preset_for(name: str | None, resolution: int, channels: int) -> str:
-    """`name` if it can make such images, the best one that can if None; else raises ConfigError."""
-    able = fitting(resolution, channels)
+def preset_for(name: str | None, resolution: int, channels: int, device: str = "cpu") -> str:
+    """`name` if it can make such images; if None, the best that can on that kind of device.
+
+    Raises ConfigError if it cannot, or none can.
+    """
+    able = fitting(resolution, channels, device)
     if name is None and able:
         return able[0]
     if name is not None and name not in PRESETS:

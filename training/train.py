@@ -35,7 +35,16 @@ from training.model.settings import parse_overrides
 from training.model.threads import half_the_cores
 from training.parent import Interrupt, exit_code_in, exit_with_stdin, fail
 from training.pins import read_pointer
-from training.plan import Length, Plan, asked_for, fix_length, store_plan, stored_plan, wants_bf16
+from training.plan import (
+    DEFAULT_MINUTES,
+    Length,
+    Plan,
+    asked_for,
+    fix_length,
+    store_plan,
+    stored_plan,
+    wants_bf16,
+)
 from training.presets import PRESETS, preset_for
 from training.progress import Reporter
 from training.promotion import Policy
@@ -77,7 +86,9 @@ def main(
     data: Annotated[Path, typer.Option(help="Images as data import takes them, or packed.")],
     run_dir: Annotated[Path, typer.Option(help="Where the run lives; give it again to resume.")],
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train about so long.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help=f"About so long; {DEFAULT_MINUTES:g} if no --kimg.")
+    ] = None,
     kimg: Annotated[float | None, typer.Option(help="Train on so many thousand images.")] = None,
     until: Annotated[str | None, typer.Option(help="Stop early at a level: fd=X.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1)] = 0,
@@ -104,6 +115,9 @@ def main(
 ) -> None:
     """Train a generator on a pile of images. The same command again resumes the run.
 
+    `noisewell train SOURCE`, SOURCE first, imports a folder or a file of images into the data
+    folder, trains there and registers the result under its name; SOURCE may be a dataset, too.
+
     Under torchrun, its processes share every batch and take the steps that one would.
     """
     with _told_exit(run_dir):
@@ -114,7 +128,7 @@ def main(
         keep_freed_memory()
         try:
             crew = join_crew(pick_device(device))
-            overrides, length = parse_overrides(settings or []), Length(minutes, kimg)
+            overrides, length = parse_overrides(settings or []), Length.asked(minutes, kimg)
             until_fd = _parse_until(until)
             policy, gate = _parse_policy(promote), parse_rules(rules or [])
             if model is not None:
@@ -229,7 +243,7 @@ def _plan(
     crew: Crew,
     report: Reporter,
 ) -> Plan:
-    name = preset_for(asked.preset, dataset.resolution, dataset.channels)
+    name = preset_for(asked.preset, dataset.resolution, dataset.channels, crew.device.type)
     config = override(PRESETS[name], asked.overrides)
     length, seed = asked.length, asked.seed
     same = asked_for(config, name, length, seed, dataset.hash, asked.start)
@@ -238,6 +252,11 @@ def _plan(
         plan = plan or stored_plan(run_dir, config, same)
         assert plan is not None
         return plan
+    shape = f"{dataset.resolution}×{dataset.resolution}×{dataset.channels}"
+    report.say(
+        f"preset {name} for {shape} on {crew.device}, {length}; --preset, --minutes or --kimg"
+        " change that"
+    )
     warnings = check_fit(config, dataset, crew.size)
     network = config.network(dataset.resolution, dataset.channels, dataset.num_classes)
     if origin is not None:

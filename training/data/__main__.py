@@ -12,7 +12,7 @@ import typer
 
 from training.data.dataset import DataError, is_packed, load_dataset
 from training.data.importing import import_dataset, inspect_source
-from training.data.options import MIN_DECODER_BYTES, ImportOptions, Limits
+from training.data.options import MAX_RESOLUTION, MIN_DECODER_BYTES, ImportOptions, Limits
 from training.data.progress import as_lines, shown
 from training.parent import Interrupt, exit_with_stdin, fail
 
@@ -43,6 +43,9 @@ def import_(
     out: Annotated[Path, typer.Option(help="Directory to make; it must not exist.")],
     name: Annotated[str, typer.Option(help="What the dataset is called.")],
     resolution: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
+    max_resolution: Annotated[
+        int, typer.Option(min=28, help="Of those that are chosen from the images.")
+    ] = MAX_RESOLUTION,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour).")] = None,
     background: Annotated[str, typer.Option(help="Under transparent pixels, as in CSS.")] = "white",
     labels: Annotated[Path | None, typer.Option(help="CSV or JSON lines of file, class.")] = None,
@@ -70,6 +73,7 @@ def import_(
     options = ImportOptions(
         name,
         resolution=resolution,
+        max_resolution=max_resolution,
         channels=channels,
         background=background,
         labels=labels,

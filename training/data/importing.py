@@ -84,17 +84,17 @@ class Headers:
             self.all_grey = self.all_grey and outcome.header.grey
             self.good[outcome.label] += 1
 
-    def shape(self, resolution: int | None, channels: int | None) -> Shape:
+    def shape(self, options: ImportOptions) -> Shape:
         """What is asked for, or else what suits the images.
 
-        The largest of RESOLUTIONS not above the median of the shorter sides (28 at least); one
-        channel if all images are grey, else three.
+        The largest of RESOLUTIONS not above max_resolution and the median of the shorter sides (28
+        at least); one channel if all images are grey, else three.
         """
         median = statistics.median_low(self.sides.elements()) if self.sides else None
-        below = [r for r in RESOLUTIONS if median is not None and r <= median]
+        below = [r for r in RESOLUTIONS if r <= min(median or 0, options.max_resolution)]
         return Shape(
-            resolution=resolution or max(below, default=RESOLUTIONS[0]),
-            channels=channels or (1 if self.all_grey else 3),
+            resolution=options.resolution or max(below, default=RESOLUTIONS[0]),
+            channels=options.channels or (1 if self.all_grey else 3),
             median_side=median,
         )
 
@@ -118,7 +118,7 @@ def import_dataset(
         headers = Headers()
         if not _is_told(options):
             headers = _read_headers(src, decoders, options.paper(), tell)
-        shape = headers.shape(options.resolution, options.channels)
+        shape = headers.shape(options)
         _check_packed_bytes(task, shape)
         target = Target(shape.resolution, shape.channels, options.paper())
         _pack(task, pack, shape, outcomes(src, decoders, target, headers.lost), tell)
@@ -179,7 +179,7 @@ def inspect_source(
     with _open(source, scratch, options) as src, _decoders(src, limits) as decoders:
         tell = _Teller(progress, len(src.items), 1)
         headers = _read_headers(src, decoders, options.paper(), tell)
-        shape = headers.shape(None, None)
+        shape = headers.shape(options)
         return {
             "source": source.name,
             "packed": is_packed(source),

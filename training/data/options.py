@@ -39,15 +39,16 @@ class Limits:
 class ImportOptions:
     """How a source becomes a packed dataset.
 
-    resolution, channels: chosen from the images when None. background: what transparent pixels
-    lie on, by RGB in [0, 255] or by a name or number that CSS has. labels: a CSV or JSON lines of
-    file, class. classes, max_per_class: only these, and at most so many of each. append_to: the
-    packed dataset that the images are added to. licence: under which the images are had, for the
-    cards of what is trained on them.
+    resolution, channels: chosen from the images when None, the resolution up to max_resolution.
+    background: what transparent pixels lie on, by RGB in [0, 255] or by a name or number that CSS
+    has. labels: a CSV or JSON lines of file, class. classes, max_per_class: only these, and at
+    most so many of each. append_to: the packed dataset that the images are added to. licence:
+    under which the images are had, for the cards of what is trained on them.
     """
 
     name: str
     resolution: int | None = None
+    max_resolution: int = MAX_RESOLUTION
     channels: int | None = None
     background: str | Colour = WHITE
     labels: Path | None = None

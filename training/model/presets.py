@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PresetInfo:
-    """`resolutions` and `channels` the preset can make; None means any."""
+    """`resolutions` and `channels` the preset can make; None means any.
+
+    made_for: the kind of device on which it comes before others.
+    """
 
     help: str
     resolutions: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
+    made_for: str | None = None
 
     def misfit(self, resolution: int, channels: int) -> str | None:
         """Why images of (channels, resolution, resolution) cannot be made, or None if they can."""
@@ -24,11 +28,16 @@ def _one_of(values: tuple[int, ...]) -> str:
     return " or ".join(str(v) for v in values)
 
 
+# The longest side that minutes of training can do: what a preset is made for on either device.
+MOST_SIDE = 32
+
 # In order of preference: the first that fits a dataset is used where none is asked for.
 PRESETS: dict[str, PresetInfo] = {
-    "cpu28": PresetInfo("strided convolutions for 28×28 on a CPU", resolutions=(28,)),
-    "cpu32": PresetInfo("strided convolutions for 32×32 on a CPU", resolutions=(32,)),
-    "gpu32": PresetInfo("wide strided convolutions for 32×32, for minutes of a GPU", (32,)),
+    "cpu28": PresetInfo("strided convolutions for 28×28 on a CPU", (28,), made_for="cpu"),
+    "cpu32": PresetInfo("strided convolutions for 32×32 on a CPU", (32,), made_for="cpu"),
+    "gpu32": PresetInfo(
+        "wide strided convolutions for 32×32, for minutes of a GPU", (32,), made_for="cuda"
+    ),
     "tiny": PresetInfo(
         "a very small strided network: tests, and a first try at 64 to 256 pixels",
         resolutions=(28, 32, 64, 128, 256),
@@ -59,6 +68,7 @@ PRESETS: dict[str, PresetInfo] = {
 }
 
 
-def fitting(resolution: int, channels: int) -> list[str]:
-    """Names of the presets that can make such images, best first."""
-    return [name for name, info in PRESETS.items() if info.misfit(resolution, channels) is None]
+def fitting(resolution: int, channels: int, device: str = "cpu") -> list[str]:
+    """Names of the presets that can make such images, best first on that kind of device."""
+    able = [name for name, info in PRESETS.items() if info.misfit(resolution, channels) is None]
+    return sorted(able, key=lambda name: PRESETS[name].made_for != device)
