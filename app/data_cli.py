@@ -62,7 +62,8 @@ def data_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("dataset", "images", "classes", "size", "held out", "copies", "hash", "MB")
+    names = ("dataset", "images", "classes", "size", "held out", "copies", "hash", "MB")
+    table = Table(*names, box=None, padding=(0, 2, 0, 0))  # all of it in 80 columns
     for row in rows:
         side, state = row["resolution"], row["status"]
         facts = (row["images"], row["classes"], f"{side}×{side}×{row['channels']}")

@@ -6,6 +6,7 @@ const button = document.querySelector("#key-button");
 let declined = false;
 
 const key = () => sessionStorage.getItem(KEY);
+export const hasKey = () => key() !== null;
 const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
 
 /** A response; throws an Error whose message is the problem's `detail`. */

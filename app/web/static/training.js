@@ -1,6 +1,6 @@
 // Owns the view of training: datasets and jobs, new ones and how they are going.
 
-import { call, get, post, textOf, upload } from "./api.js";
+import { blobOf, call, get, hasKey, post, textOf, upload } from "./api.js";
 import { $, acts, fill, keep, on, options, picture, read, when } from "./dom.js";
 
 const JOBS = "/v1/training/jobs";
@@ -12,8 +12,10 @@ const newDataset = $("#new-dataset");
 export async function refresh() {
   const [jobs, datasets] = await Promise.all([get(JOBS), get(DATASETS)]);
   keep($("#jobs"), $("#job-template"), jobs.data, makeJob, showJob);
-  keep($("#datasets"), $("#dataset-template"), datasets.data, makeDataset, showDataset);
-  const ready = datasets.data.filter((d) => d.status === "ready").map(({ id, name }) => [id, name]);
+  const told = await Promise.all(datasets.data.map(inDetail));
+  keep($("#datasets"), $("#dataset-template"), told, makeDataset, showDataset);
+  const isReady = ({ status }) => status === "ready";
+  const ready = told.filter(isReady).map((dataset) => [dataset.id, ref(dataset)]);
   options(newJob.elements.dataset, ready.length ? ready : [["", "none is ready"]]);
   nameModel();
 }
@@ -81,7 +83,7 @@ function duration(sec) {
 
 function nameModel() {
   const { dataset, model } = newJob.elements;
-  model.placeholder = dataset.value && dataset.selectedOptions[0].text;
+  model.placeholder = dataset.value && dataset.selectedOptions[0].text.split("@")[0];
 }
 
 on(newJob.elements.dataset, "change", nameModel);
@@ -95,28 +97,62 @@ on(newJob, "submit", async (event) => {
 
 // Datasets
 
-function makeDataset(node, { id, name }) {
+const ref = ({ name, version }) => `${name}@${version}`;
+
+/** How far an import is stands in no list. One that is gone by now is shown as it was. */
+const inDetail = (dataset) =>
+  dataset.status === "importing" ? get(`${DATASETS}/${dataset.id}`).catch(() => dataset) : dataset;
+
+function makeDataset(node, dataset) {
+  const url = `${DATASETS}/${dataset.id}`;
+  const report = $("[data-do=report]", node);
+  report.href = `${url}/report`;
+  $("img", node).alt = `Images of ${ref(dataset)}`;
   acts(node, {
+    cancel: () => post(`${url}/cancel`).then(refresh),
     delete: async () => {
-      if (!confirm(`Delete the dataset ${name} and its images?`)) return;
-      await call(`${DATASETS}/${id}`, { method: "DELETE" });
+      if (!confirm(`Delete the dataset ${ref(dataset)} and its images?`)) return;
+      await call(url, { method: "DELETE" });
       await refresh();
     },
     rejections: async () => {
-      const { rejections } = await get(`${DATASETS}/${id}`);
+      const { rejections } = await get(url);
       const lines = rejections.map(({ file, reason }) => `${file}: ${reason}`);
-      read(`Rejected from ${name}`, lines.join("\n"));
+      read(`Rejected from ${ref(dataset)}`, lines.join("\n"));
+    },
+    report: async (event) => {
+      if (!hasKey()) return; // a link brings no key
+      event.preventDefault();
+      const href = URL.createObjectURL(await blobOf(report.href));
+      Object.assign(document.createElement("a"), { href, download: `${ref(dataset)}.html` }).click();
+      setTimeout(() => URL.revokeObjectURL(href), 1000);
     },
   });
 }
 
 function showDataset(node, dataset) {
-  const { name, status, error, rejected } = dataset;
-  const about = status === "ready" ? contents(dataset) : (error ?? "");
+  const { id, version, name, status, error, rejected } = dataset;
+  const isReady = status === "ready";
+  const isImporting = status === "importing";
+  const about = isReady ? contents(dataset) : isImporting ? imported(dataset) : (error ?? "");
   const count = rejected ? `${rejected.toLocaleString()} rejected` : "";
-  fill(node, { name, status, about, rejected: count });
-  $("[data-do=delete]", node).hidden = status === "importing";
+  fill(node, { name, version: `version ${version}`, status, about, rejected: count });
+  const bar = $("progress", node);
+  bar.hidden = !isImporting;
+  if (dataset.progress) bar.value = dataset.progress.done / (dataset.progress.total || 1);
+  $("[data-do=cancel]", node).hidden = !isImporting;
+  $("[data-do=report]", node).hidden = !isReady;
+  $("[data-do=delete]", node).hidden = isImporting;
+  if (isReady && node.dataset.status !== status) {
+    picture($("img", node), `${DATASETS}/${id}/thumbnails.png`);
+  }
   node.dataset.status = status;
+}
+
+function imported({ progress }) {
+  if (!progress) return "Waits for its turn.";
+  const rejected = progress.rejected ? `, ${progress.rejected.toLocaleString()} rejected` : "";
+  return `${progress.done.toLocaleString()} of ${progress.total.toLocaleString()} files${rejected}`;
 }
 
 function contents({ num_images: images, class_names: names, resolution, channels, converted }) {
