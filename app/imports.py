@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,13 +25,14 @@ from app.errors import ConflictError, QuotaError, UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
-from training.model.files import write_json
+from training.model.files import rename, write_json
 
 MAX_QUEUED = 16
 STOP_GRACE_SEC = 10.0
 ERROR_TAIL_BYTES = 4_000
 PROGRESS_TAIL_BYTES = 4_000
 CANCELLED = "The import was cancelled."
+NOT_RECORDED = "The disk failed while the upload was recorded; upload it again."
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +104,8 @@ class DatasetImporter:
         for dataset in known:
             if dataset.error == CANCELLED:
                 self.remove(dataset.id)
+            elif dataset.status == "ready":
+                self._show_again(dataset.id)  # killed before the end of its deletion
         waiting = [d for d in known if d.status == "importing"]
         self._clear_leftovers({d.id for d in waiting})
         for dataset in sorted(waiting, key=lambda d: d.id):
@@ -176,13 +180,21 @@ class DatasetImporter:
                 self.check_room()
                 self.check_quota(upload.stat().st_size)
                 write_json(self._request_path(dataset_id), asdict(request))
-                dataset = self._store.create_dataset(dataset_id, request.name, upload.name)
+                dataset = self._record(dataset_id, request.name)
                 self._queue.append(dataset_id)
                 self._news.notify_all()
         except BaseException:
             self._remove_upload(dataset_id)
             raise
         return dataset
+
+    def _record(self, dataset_id: str, name: str) -> StoredDataset:
+        try:
+            return self._store.create_dataset(dataset_id, name, self.upload_path(dataset_id).name)
+        except SQLAlchemyError:  # perhaps the row is there: the disk may fail in its last sync
+            with suppress(SQLAlchemyError):
+                self._store.finish_dataset(dataset_id, "failed", error=NOT_RECORDED)
+            raise
 
     def cancel(self, dataset_id: str) -> StoredDataset:
         """End an import and take back what there is of it; its name and its place are free then.
@@ -211,22 +223,48 @@ class DatasetImporter:
                 return None
             return _last_step(_tail(self._told, PROGRESS_TAIL_BYTES))
 
+    def delete(self, dataset_id: str, check: Callable[[], None]) -> None:
+        """Forget a dataset that is no import, and its images: both or, if killed, neither.
+
+        check: raises what else forbids it; called once no job can come to need the dataset.
+        Raises NotFoundError, ConflictError.
+        """
+
+        def hide() -> None:
+            check()
+            self._hide(dataset_id)
+
+        try:
+            self._store.delete_dataset(dataset_id, hide)
+        except BaseException:
+            if any(d.id == dataset_id for d in self._store.list_datasets()):
+                self._show_again(dataset_id)
+            raise
+        shutil.rmtree(self._hidden_path(dataset_id), ignore_errors=True)
+
     def remove(self, dataset_id: str) -> None:
         """Delete the packed dataset; it vanishes at once, however long its files take."""
-        path = self.dataset_path(dataset_id)
-        hidden = path.with_name(f".{dataset_id}.deleted.tmp")
-        try:
-            path.rename(hidden)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(hidden, ignore_errors=True)
+        self._hide(dataset_id)
+        shutil.rmtree(self._hidden_path(dataset_id), ignore_errors=True)
+
+    def _hidden_path(self, dataset_id: str) -> Path:
+        return self._settings.datasets_dir / f".{dataset_id}.deleted.tmp"
+
+    def _hide(self, dataset_id: str) -> None:
+        with suppress(FileNotFoundError):
+            rename(self.dataset_path(dataset_id), self._hidden_path(dataset_id))
+
+    def _show_again(self, dataset_id: str) -> None:
+        with suppress(FileNotFoundError):
+            rename(self._hidden_path(dataset_id), self.dataset_path(dataset_id))
 
     # Start
 
     def _clear_leftovers(self, waiting: set[str]) -> None:
         for path in self._settings.datasets_dir.glob(".ds_*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self._settings.uploads_dir.glob("ds_*"):
+        uploads = self._settings.uploads_dir
+        for path in (*uploads.glob("ds_*"), *uploads.glob(".ds_*.tmp")):
             if path.stem not in waiting:
                 path.unlink()
 

@@ -2,9 +2,21 @@
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
+
+
+class _Lossy(structlog.PrintLogger):
+    """A line that cannot be written is lost: a full disk below the log ends nobody's work."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def configure_logs(level: int = logging.INFO) -> None:
@@ -19,5 +31,5 @@ def configure_logs(level: int = logging.INFO) -> None:
             *render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lossy(sys.stderr),
     )

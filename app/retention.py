@@ -60,8 +60,13 @@ def _items(settings: Settings, store: Store, registry: Registry) -> Iterator[Ite
 
 def leftovers(settings: Settings) -> Iterator[Item]:
     """What processes that are gone were writing, and what was left of deleted versions."""
-    trees = (settings.models_dir, settings.runs_dir, settings.evaluators_dir, settings.datasets_dir)
-    for tree in trees:
+    for tree in (
+        settings.models_dir,
+        settings.runs_dir,
+        settings.evaluators_dir,
+        settings.datasets_dir,
+        settings.uploads_dir,
+    ):
         for path in sorted(tree.rglob(".*.tmp")):
             if _is_left(path):
                 size, removal = size_of(path), partial(_removed, path)

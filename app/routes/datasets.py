@@ -128,9 +128,7 @@ def delete_dataset(dataset_id: str, ctx: Ctx) -> None:
             f"Dataset {dataset_id!r} is importing; cancel that first"
             f" (POST /v1/datasets/{dataset.id}/cancel)."
         )
-    _check_unneeded(ctx, dataset)
-    ctx.store.delete_dataset(dataset.id)
-    ctx.importer.remove(dataset.id)
+    ctx.importer.delete(dataset.id, lambda: _check_unneeded(ctx, dataset))
 
 
 def _check_unneeded(ctx: Context, dataset: StoredDataset) -> None:

@@ -1,5 +1,6 @@
 """Owns the index of datasets: their names, and how far each import has come."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,8 +94,11 @@ class DatasetStore(Database):
         with self._write() as conn:
             return conn.execute(update(datasets).where(*ready).values(lost)).rowcount == 1
 
-    def delete_dataset(self, dataset_id: str) -> None:
-        """Raises NotFoundError, or ConflictError while a job that has not ended needs it."""
+    def delete_dataset(self, dataset_id: str, last: Callable[[], None] = lambda: None) -> None:
+        """Raises NotFoundError, or ConflictError while a job that has not ended needs it.
+
+        last: called before it is deleted, once no job can come to need it; its errors keep it.
+        """
         with self._write() as conn:
             found = _find(conn, dataset_id)
             needed_by = jobs_needing(conn, found.id)
@@ -103,6 +107,7 @@ class DatasetStore(Database):
                     f"Dataset {dataset_id!r} is needed by {', '.join(needed_by)};"
                     " cancel these jobs first."
                 )
+            last()
             conn.execute(delete(datasets).where(datasets.c.id == found.id))
 
 

@@ -182,8 +182,7 @@ class DatasetDelete(ServiceOperation):
 
     def act(self, importer: DatasetImporter, store: Store) -> object:
         dataset = store.get_dataset(NAME)
-        store.delete_dataset(dataset.id)
-        importer.remove(dataset.id)
+        importer.delete(dataset.id, lambda: None)
         return dataset.id
 
     def count(self, datasets: list[StoredDataset]) -> int:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from app.errors import ConflictError, QuotaError, UnavailableError
 from app.imports import (
     CANCELLED,
+    NOT_RECORDED,
     DatasetImporter,
     ImportRequest,
     Step,
@@ -294,6 +296,7 @@ def test_a_pack_that_was_finished_before_the_crash_is_taken_as_it_is(house: Hous
 def test_what_a_crash_left_behind_is_cleared_or_failed_at_the_start(house: House) -> None:
     house.store.create_dataset("ds_lost", "lost", "ds_lost.zip")
     (house.settings.uploads_dir / "ds_half.zip").write_bytes(b"half an upload")
+    (house.settings.uploads_dir / ".ds_half.json.1.tmp").write_bytes(b"half a request")
     (house.settings.datasets_dir / ".ds_x.1.tmp" / "pack").mkdir(parents=True)
     house.importer().start()
     lost = house.store.get_dataset("ds_lost")
@@ -302,6 +305,86 @@ def test_what_a_crash_left_behind_is_cleared_or_failed_at_the_start(house: House
     assert "upload it again" in lost.error
     assert house.uploads() == []
     assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+class HalfwayError(Exception):
+    """A kill, as far as a test can stand it."""
+
+
+def add_ready(house: House, importer: DatasetImporter, dataset_id: str) -> Path:
+    house.store.create_dataset(dataset_id, "letters", None)
+    house.store.finish_dataset(dataset_id, "ready", summary={})
+    pack = importer.dataset_path(dataset_id)
+    pack.mkdir(parents=True)
+    (pack / "images.npy").write_bytes(b"x")
+    return pack
+
+
+def test_what_refuses_a_deletion_last_leaves_the_dataset_and_its_images(house: House) -> None:
+    importer = house.importer()
+    pack = add_ready(house, importer, "ds_1")
+
+    def refuse() -> None:
+        raise ConflictError("a version was registered just now")
+
+    with pytest.raises(ConflictError, match="just now"):
+        importer.delete("ds_1", refuse)
+    assert house.store.get_dataset("ds_1").status == "ready"
+    assert (pack / "images.npy").exists()
+
+
+def test_a_deletion_that_fails_in_the_end_puts_the_images_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importer = house.importer()
+    pack = add_ready(house, importer, "ds_1")
+
+    def broken(_dataset_id: str, last: Callable[[], None]) -> None:
+        last()
+        raise HalfwayError
+
+    monkeypatch.setattr(house.store, "delete_dataset", broken)
+    with pytest.raises(HalfwayError):
+        importer.delete("ds_1", lambda: None)
+    assert (pack / "images.npy").exists()
+
+
+def test_a_deletion_that_was_killed_before_its_end_is_taken_back_at_the_start(
+    house: House,
+) -> None:
+    dead = house.importer()
+    pack = add_ready(house, dead, "ds_1")
+    pack.rename(pack.with_name(".ds_1.deleted.tmp"))
+    house.importer().start()
+    assert [p.name for p in house.settings.datasets_dir.iterdir()] == ["ds_1"]
+    assert (pack / "images.npy").exists()
+
+
+def test_a_deleted_dataset_is_gone_at_once_with_its_images(house: House) -> None:
+    importer = house.importer()
+    add_ready(house, importer, "ds_1")
+    importer.delete("ds_1", lambda: None)
+    assert house.store.list_datasets() == []
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_a_row_whose_commit_failed_only_at_its_end_does_not_stay_importing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importer = house.importer()
+    create = house.store.create_dataset
+
+    def committed(*arguments: str) -> StoredDataset:
+        create(*arguments)
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr(house.store, "create_dataset", committed)
+    dataset_id = house.upload(importer)
+    with pytest.raises(OperationalError):
+        importer.accept(dataset_id, REQUEST)
+    failed = house.store.get_dataset(dataset_id)
+    assert (failed.status, failed.error) == ("failed", NOT_RECORDED)
+    assert house.uploads() == []
 
 
 def test_a_removed_dataset_leaves_no_files(house: House) -> None:

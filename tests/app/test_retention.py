@@ -181,10 +181,12 @@ def test_what_a_process_that_is_gone_was_writing_goes(
     (models / "toy" / f".aliases.json.{gone}.tmp").write_bytes(b"{")
     (run / f".state.json.{gone}.tmp").write_bytes(b"{")
     (house.data_dir / "datasets" / f".import-x.{gone}.0123abcd.tmp").mkdir(parents=True)
+    (house.data_dir / "uploads").mkdir()
+    (house.data_dir / "uploads" / f".ds_1.json.{gone}.tmp").write_bytes(b"{")
     ours = [run / f".state.json.{os.getpid()}.tmp", run / ".other.tmp"]
     for path in ours:
         path.write_bytes(b"")
-    assert [kind for kind, _ in house.collect()] == ["leftover"] * 4
+    assert [kind for kind, _ in house.collect()] == ["leftover"] * 5
     assert all(path.exists() for path in ours)
     assert not list(models.rglob(".*.tmp"))
 

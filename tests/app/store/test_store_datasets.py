@@ -1,4 +1,6 @@
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,22 @@ def test_a_deleted_dataset_is_gone_and_its_name_free(store: Store) -> None:
     store.create_dataset("ds_2", "digits", None)
     with pytest.raises(NotFoundError):
         store.delete_dataset("ds_1")
+
+
+def test_nobody_writes_between_the_last_check_and_the_deletion(
+    store: Store, tmp_path: Path
+) -> None:
+    store.create_dataset("ds_1", "digits", None)
+
+    def write() -> None:
+        with (
+            closing(sqlite3.connect(tmp_path / "noisewell.sqlite3", timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+
+    store.delete_dataset("ds_1", write)
+    assert store.list_datasets() == []
 
 
 def test_a_dataset_is_kept_while_a_job_needs_it(store: Store) -> None:
