@@ -19,6 +19,7 @@ from app import png
 from app.ask import Ask, join_classes
 from app.engine import Loaded
 from app.errors import UnavailableError
+from app.metrics import Outcome
 from app.waiting import Part, Ticket, WaitingRoom
 from training.model.sampling import Classes, Latents, Pixels
 
@@ -33,8 +34,14 @@ _MAX_PART_BYTES = 16_000_000  # of pixels
 class BatchObserver(Protocol):
     """What the batcher tells of itself; called from its own threads."""
 
-    def batch(self, images: int, waited_sec: Sequence[float], compute_sec: float) -> None:
+    def batch(
+        self, model: str, version: int, images: int, waited_sec: Sequence[float], compute_sec: float
+    ) -> None:
         """A generator call ended."""
+        ...
+
+    def done(self, model: str, version: int, outcome: Outcome, seconds: float) -> None:
+        """A request that was let in is over, so long after it came; told by the event loop."""
         ...
 
     def encoded(self, seconds: float) -> None:
@@ -198,6 +205,8 @@ class Batcher:
         if future.cancelled():
             ticket.cancelled = True
             self._withdraw(ticket)
+        loaded, seconds = ticket.loaded, time.monotonic() - ticket.queued_at
+        self._observer.done(loaded.model, loaded.version, _outcome(future), seconds)
 
     def _withdraw(self, ticket: Ticket) -> None:
         with self._changed:
@@ -258,7 +267,8 @@ class Batcher:
             self._fail([ticket for ticket, _ in batch], error)
             return
         waited = [began - ticket.queued_at for ticket, _ in batch]
-        self._observer.batch(len(images), waited, time.monotonic() - began)
+        took, loaded = time.monotonic() - began, batch[0][0].loaded
+        self._observer.batch(loaded.model, loaded.version, len(images), waited, took)
         if singles:
             self._encode(lambda: _pngs(singles, images[: len(singles)], c))
         if complete := _dealt(others, images[len(singles) :]):
@@ -292,6 +302,15 @@ class Batcher:
             ticket.cancelled = True
             self._withdraw(ticket)
         _settle([(ticket, error) for ticket in tickets])
+
+
+def _outcome(future: "asyncio.Future[Any]") -> Outcome:
+    if future.cancelled():
+        return "cancelled"
+    error = future.exception()
+    if error is None:
+        return "success"
+    return "late" if isinstance(error, UnavailableError) else "error"
 
 
 def _inputs(batch: list[Part]) -> tuple[Latents, Classes]:

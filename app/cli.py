@@ -67,7 +67,7 @@ def serve(
             f"refusing to listen on {settings.host} without a key, since anybody could reach it; "
             f"set one, NOISEWELL_API_KEY=$(openssl rand -hex 32), or listen on 127.0.0.1"
         )
-    configure_logs()
+    configure_logs(secrets=[settings.api_key])
     try:
         run_server(settings)
     except BlockingIOError:

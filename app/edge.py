@@ -1,16 +1,14 @@
-"""Owns what every request passes first: the key, security headers and the request counter."""
+"""Owns what every request passes first: the key and security headers."""
 
 import hashlib
 import hmac
 import ipaddress
 
 from starlette.datastructures import Headers
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import problems
 from app.errors import UnauthorizedError
-from app.metrics import Metrics
 
 PUBLIC_PREFIX = "/health/"
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -31,10 +29,9 @@ class Edge:
     constant time.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
         self._app = app
         self._digest = _digest(api_key) if api_key else None
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -45,14 +42,11 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = replaced = False
+        replaced = False
 
         async def send_on(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] = [*message["headers"], _NOSNIFF]
-                self._metrics.request(_route(scope), message["status"])
             await send(message)
 
         async def send_problems(message: Message) -> None:
@@ -69,12 +63,7 @@ class Edge:
             )
             await problems.of(error)(scope, receive, send_on)
             return
-        try:
-            await self._app(scope, receive, send_problems)
-        except Exception:
-            if not started:  # the answer will be made outside of this layer
-                self._metrics.request(_route(scope), 500)
-            raise
+        await self._app(scope, receive, send_problems)
 
     def _allowed(self, scope: Scope) -> bool:
         if self._digest is None or scope["path"].startswith(PUBLIC_PREFIX):
@@ -93,9 +82,3 @@ def _is_plain_413(message: Message) -> bool:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _route(scope: Scope) -> str:
-    """The path as the route declares it: a bounded set, whatever people ask for."""
-    route = scope.get("route")
-    return route.path if isinstance(route, Route) else "other"

@@ -1,35 +1,127 @@
-"""Owns how the service and its worker log: lines for people on a terminal, JSON elsewhere."""
+"""Owns how the service and its worker log: lines for people on a terminal, JSON elsewhere.
+
+No key leaves by it, and no log that cannot be written stops what is logged about.
+"""
 
 import logging
+import os
+import re
 import sys
-from contextlib import suppress
-from typing import Any
+import threading
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, TextIO
 
 import structlog
+from pydantic import SecretStr
+
+HIDDEN = "***"
+
+_SECRETS = (
+    (re.compile(r"(?i)(bearer\s+)[^\s\"',;]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*b?[\"']?)[^\"'\r\n,}]+"), rf"\1{HIDDEN}"),
+    (
+        re.compile(
+            r"(?i)((?:x-api-key|api[_-]?key|access[_-]?token|password|secret)"
+            r"[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"'&,;}\\]+"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+)
 
 
-class _Lossy(structlog.PrintLogger):
-    """A line that cannot be written is lost: a full disk below the log ends nobody's work."""
-
-    def msg(self, message: str) -> None:
-        with suppress(OSError):
-            super().msg(message)
-
-    log = debug = info = warn = warning = msg
-    fatal = failure = err = error = critical = exception = msg
-
-
-def configure_logs(level: int = logging.INFO) -> None:
-    """On stderr, from `level` up."""
-    render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+def configure_logs(level: int = logging.INFO, secrets: Iterable[SecretStr | None] = ()) -> None:
+    """On stderr, from `level` up; `secrets` are hidden wherever they turn up."""
+    scrub = Scrub(secret.get_secret_value() for secret in secrets if secret is not None)
+    render: Any = structlog.processors.JSONRenderer(default=repr)
     if sys.stderr.isatty():
-        render = [structlog.dev.ConsoleRenderer()]  # shows an exception by itself
+        # A traceback without local variables: those hold what nobody asked to be told.
+        render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            *render,
+            structlog.processors.format_exc_info,
+            scrub.event,
+            render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lossy(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(Sink(sys.stderr)),  # type: ignore[arg-type]
     )
+
+
+class Scrub:
+    """Hides keys: those it knows, and whatever stands where a key would."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = sorted({key for key in known if key}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """`text` without them."""
+        for key in self._known:
+            text = text.replace(key, HIDDEN)
+        for pattern, hidden in _SECRETS:
+            text = pattern.sub(hidden, text)
+        return text
+
+    def event(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        """A processor before lines are made of events."""
+        return self._value(event)
+
+    def _value(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self.text(value)
+            case bool() | int() | float() | None:
+                return value
+            case Mapping():
+                return {self.text(str(name)): self._named(name, v) for name, v in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self._value(v) for v in value]
+            case _:
+                return self.text(repr(value))
+
+    def _named(self, name: Any, value: Any) -> Any:
+        """A value of a mapping: under the name of a key it is one."""
+        if isinstance(value, str) and self.text(f"{name}: x") != f"{name}: x":
+            return HIDDEN
+        return self._value(value)
+
+
+class Sink:
+    """Where lines go. A line that cannot be written is lost and counted; nothing else happens.
+
+    Past Python's buffers, in which lines for a full disk would pile up.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.lost = 0
+        self._stream = stream
+        self._lock = threading.Lock()
+        try:
+            self._fd: int | None = stream.fileno()
+        except (OSError, ValueError, AttributeError):  # none, as under a test
+            self._fd = None
+
+    def write(self, text: str) -> None:
+        """One line or several. Never raises."""
+        with self._lock:
+            if self.lost:
+                text = f'{{"event": "lines of the log were lost", "lines": {self.lost}}}\n{text}'
+            try:
+                self._put(text)
+                self.lost = 0
+            except (OSError, ValueError):
+                self.lost += 1
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def _put(self, text: str) -> None:
+        if self._fd is None:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        data = text.encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._fd, data) :]

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app import problems
+from app.access import Access
 from app.batcher import Batcher
 from app.bundled import install_bundled
 from app.cache import ByteCache
@@ -21,7 +22,8 @@ from app.context import Context
 from app.edge import Edge
 from app.engine import Engine
 from app.imports import DatasetImporter
-from app.metrics import Metrics
+from app.machine import device_memory
+from app.metrics import Metrics, Reading
 from app.routes import (
     datasets,
     health,
@@ -86,7 +88,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.add_handlers(app)
     app.add_middleware(ShortWay)
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    app.add_middleware(Edge, api_key=key, metrics=metrics)
+    app.add_middleware(Edge, api_key=key)
+    app.add_middleware(Access, metrics=metrics, log_requests=settings.log_requests)
     return app
 
 
@@ -130,7 +133,14 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
         )
         batcher.start()
         stack.push_async_callback(to_thread.run_sync, batcher.close)
-        metrics.watch(lambda: batcher.queued_images, store.count_by_status)
+        metrics.watch(
+            Reading(
+                queued_images=lambda: batcher.queued_images,
+                jobs=store.count_by_status,
+                datasets=store.count_datasets_by_status,
+                memory=lambda: device_memory(device),
+            )
+        )
 
         stack.push_async_callback(to_thread.run_sync, _follow_aliases(engine, settings.poll_sec))
         importer = DatasetImporter(settings, store)

@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
 
+    # One line of the log for each request but probes and scrapes.
+    log_requests: bool = True
+
     # Where commands that speak to a running service find it.
     url: str = "http://127.0.0.1:8000"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, RowMapping, case, delete, func, insert, or_, select, update
 
@@ -12,6 +12,7 @@ from app.store.jobs import jobs_needing
 from app.store.tables import datasets
 
 DatasetStatus = Literal["importing", "ready", "failed"]
+DATASET_STATUSES: tuple[DatasetStatus, ...] = get_args(DatasetStatus)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ class DatasetStore(Database):
         query = select(datasets).order_by(datasets.c.created_at.desc(), datasets.c.id.desc())
         with self._read() as conn:
             return [_dataset(row) for row in conn.execute(query).mappings()]
+
+    def count_datasets_by_status(self) -> dict[DatasetStatus, int]:
+        """Every status, those without a dataset too."""
+        query = select(datasets.c.status, func.count()).group_by(datasets.c.status)
+        with self._read() as conn:
+            found = {row[0]: row[1] for row in conn.execute(query)}
+        return {status: found.get(status, 0) for status in DATASET_STATUSES}
 
     def finish_dataset(
         self,

@@ -1,6 +1,7 @@
 import asyncio
 import random
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -46,13 +47,21 @@ class Observer:
     def __init__(self) -> None:
         self.batches: list[tuple[int, int]] = []
         self.answered = 0
+        self.outcomes: Counter[str] = Counter()
 
-    def batch(self, images: int, waited_sec: Sequence[float], compute_sec: float) -> None:
+    def batch(
+        self, model: str, version: int, images: int, waited_sec: Sequence[float], compute_sec: float
+    ) -> None:
+        assert model == "toy"
         assert min(*waited_sec, compute_sec) >= 0
         self.batches.append((images, len(waited_sec)))
 
     def encoded(self, seconds: float) -> None:
         self.answered += 1
+
+    def done(self, model: str, version: int, outcome: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.outcomes[outcome] += 1
 
 
 def load(sampler: FakeSampler, version: int = 1) -> Loaded:
@@ -206,6 +215,7 @@ async def test_every_call_and_every_wait_is_told_to_the_observer() -> None:
         await asyncio.gather(*asked)
     assert desk.observer.batches == [(1, 1), (3, 2)]
     assert desk.observer.answered == 2
+    assert desk.observer.outcomes == {"success": 3}
 
 
 # Callers that leave

@@ -94,9 +94,12 @@ def test_metrics_count_images_batches_and_answers(registry, make_version, start)
         text = service.get("/metrics").text
     values = dict(re.findall(r"^(\w+(?:\{.*?\})?) (\S+)$", text, re.MULTILINE))
     image = 'noisewell_requests_total{route="/v1/models/{model}/images/{seed}.png",status='
-    assert values["noisewell_inference_count_total"] == "12.0"
-    assert values["noisewell_exec_count_total"] == "3.0"
-    assert values["noisewell_queue_seconds_count"] == "3.0"
+    of = '{model="toy",version="1"}'
+    assert values[f"noisewell_inference_count_total{of}"] == "12.0"
+    assert values[f"noisewell_exec_count_total{of}"] == "3.0"
+    assert values[f"noisewell_queue_seconds_count{of}"] == "3.0"
+    assert values[f"noisewell_inference_request_success_total{of}"] == "3.0"
+    assert float(values['noisewell_device_memory_bytes{kind="used"}']) > 0
     assert values[image + '"200"}'] == "2.0"
     assert values[image + '"404"}'] == "1.0"
     assert values['noisewell_model_version{model="toy"}'] == "1.0"
