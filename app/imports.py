@@ -52,6 +52,8 @@ class ImportRequest:
     """What an upload is to become; None: the import chooses from the images, or does without.
 
     background: a colour as in CSS. classes: names between commas, as on the command line.
+    append_to: id of the dataset whose images come first. source: a folder or file of the server
+    that is read instead of an upload, and stays as it is.
     """
 
     name: str
@@ -61,6 +63,8 @@ class ImportRequest:
     classes: str | None = None
     max_per_class: int | None = None
     licence: str | None = None
+    append_to: str | None = None
+    source: str | None = None
 
 
 ImporterCommand = Callable[[Path, Path, ImportRequest], list[str]]
@@ -172,15 +176,18 @@ class DatasetImporter:
     def accept(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
         """Record and queue the upload at `upload_path`; when this returns it is on the disk.
 
-        Raises UnavailableError or QuotaError; the upload is removed then.
+        Raises UnavailableError, QuotaError, or ConflictError for a dataset to append to that is
+        not ready; the upload is removed then.
         """
         upload = self.upload_path(dataset_id)
         try:
             with self._news:
                 self.check_room()
-                self.check_quota(upload.stat().st_size)
+                self.check_quota(_size(upload))
+                self._check_base(request)
+                self._settings.uploads_dir.mkdir(parents=True, exist_ok=True)
                 write_json(self._request_path(dataset_id), asdict(request))
-                dataset = self._record(dataset_id, request.name)
+                dataset = self._record(dataset_id, request)
                 self._queue.append(dataset_id)
                 self._news.notify_all()
         except BaseException:
@@ -188,13 +195,24 @@ class DatasetImporter:
             raise
         return dataset
 
-    def _record(self, dataset_id: str, name: str) -> StoredDataset:
+    def _record(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
         try:
-            return self._store.create_dataset(dataset_id, name, self.upload_path(dataset_id).name)
+            upload = None if request.source else self.upload_path(dataset_id).name
+            return self._store.create_dataset(dataset_id, request.name, upload)
         except SQLAlchemyError:  # perhaps the row is there: the disk may fail in its last sync
             with suppress(SQLAlchemyError):
                 self._store.finish_dataset(dataset_id, "failed", error=NOT_RECORDED)
             raise
+
+    def _check_base(self, request: ImportRequest) -> None:
+        if request.append_to is None:
+            return
+        base = self._store.get_dataset(request.append_to)
+        if base.status != "ready":
+            raise ConflictError(
+                f"Dataset {request.append_to!r} is {base.status}; images are added to one that is"
+                " ready."
+            )
 
     def cancel(self, dataset_id: str) -> StoredDataset:
         """End an import and take back what there is of it; its name and its place are free then.
@@ -235,12 +253,23 @@ class DatasetImporter:
             self._hide(dataset_id)
 
         try:
-            self._store.delete_dataset(dataset_id, hide)
+            with self._news:  # so that no import begins to add to it meanwhile
+                self._check_unadded(dataset_id)
+                self._store.delete_dataset(dataset_id, hide)
         except BaseException:
             if any(d.id == dataset_id for d in self._store.list_datasets()):
                 self._show_again(dataset_id)
             raise
         shutil.rmtree(self._hidden_path(dataset_id), ignore_errors=True)
+
+    def _check_unadded(self, dataset_id: str) -> None:
+        waiting = [d.id for d in self._store.list_datasets() if d.status == "importing"]
+        requests = ((id, self._request(id)) for id in waiting)
+        if adding := [id for id, r in requests if r is not None and r.append_to == dataset_id]:
+            raise ConflictError(
+                f"Dataset {dataset_id!r} is being added to by {', '.join(adding)}; wait until that"
+                " has ended, or cancel it."
+            )
 
     def remove(self, dataset_id: str) -> None:
         """Delete the packed dataset; it vanishes at once, however long its files take."""
@@ -270,7 +299,8 @@ class DatasetImporter:
 
     def _recover(self, dataset: StoredDataset) -> None:
         ready = (self.dataset_path(dataset.id) / "manifest.json").exists()
-        if ready or (self.upload_path(dataset.id).exists() and self._request(dataset.id)):
+        request = self._request(dataset.id)
+        if ready or (request and (request.source or self.upload_path(dataset.id).exists())):
             self._queue.append(dataset.id)
             return
         log.warning("upload lost", dataset=dataset.id)
@@ -404,12 +434,17 @@ def default_command(settings: Settings) -> ImporterCommand:
             "--classes": request.classes,
             "--max-per-class": request.max_per_class,
             "--licence": request.licence,
+            "--append-to": request.append_to and settings.datasets_dir / request.append_to,
             "--max-files": settings.max_dataset_files,
             "--max-bytes": settings.max_dataset_bytes,
             "--max-zip-ratio": settings.max_dataset_zip_ratio,
+            "--max-image-bytes": settings.max_image_bytes,
+            "--max-image-pixels": settings.max_image_pixels,
+            "--max-image-sec": settings.max_image_sec,
+            "--max-decoder-bytes": settings.max_decoder_bytes,
         }
         given = [f"{option}={value}" for option, value in options.items() if value is not None]
-        base = [sys.executable, "-m", "training.data", "import", str(upload)]
+        base = [sys.executable, "-m", "training.data", "import", request.source or str(upload)]
         return [*base, *given, "--exit-with-stdin", "--json-progress"]
 
     return command

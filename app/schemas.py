@@ -149,6 +149,21 @@ class Checkpoints(Answer):
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
 
 
+class ServerFolder(Strict):
+    """A folder or file of the server to import; the other fields are those of an upload's form."""
+
+    root: str = Field(max_length=63, description="One of dataset_roots.")
+    path: str = Field(default="", max_length=4096, description="Below the root; empty: all of it.")
+    name: Name | None = None
+    resolution: int | None = Field(default=None, ge=MIN_RESOLUTION, le=MAX_RESOLUTION)
+    channels: Literal[1, 3] | None = None
+    background: str | None = Field(default=None, max_length=100)
+    classes: str | None = Field(default=None, max_length=1000)
+    max_per_class: int | None = Field(default=None, ge=1, lt=1_000_000_000)
+    licence: str | None = Field(default=None, max_length=1000)
+    append_to: str | None = Field(default=None, min_length=1, max_length=80)
+
+
 class RejectedFile(Answer):
     """A file of an upload that is not in the dataset, and why."""
 
@@ -190,6 +205,8 @@ class Dataset(Answer):
     class_names: list[str] | None = None
     num_images: int | None = None
     num_heldout: int | None = None
+    duplicates: int | None = None
+    near_duplicates: int | None = None
     licence: str | None = None
     counts: dict[str, int] | None = None
     accepted: int | None = None

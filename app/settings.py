@@ -54,6 +54,15 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(default=16_000_000_000, ge=1)
     max_dataset_zip_ratio: int = Field(default=100, ge=1)
 
+    # Of one image of a dataset: bytes of its file, pixels, and what decoding it may take.
+    max_image_bytes: int = Field(default=50_000_000, ge=1)
+    max_image_pixels: int = Field(default=64_000_000, ge=16)
+    max_image_sec: float = Field(default=5, ge=0.01)
+    max_decoder_bytes: int = Field(default=1_000_000_000, ge=300_000_000)
+
+    # Folders of the server that datasets may be imported from: name=/folder, with commas between.
+    dataset_roots: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
+
     # Of all datasets together, those that are importing too; the bytes are what they take packed.
     max_datasets: int = Field(default=1000, ge=1)
     max_datasets_bytes: int = Field(default=200_000_000_000, ge=1)
@@ -96,6 +105,25 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("dataset_roots", mode="before")
+    @classmethod
+    def _name_roots(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): folder.strip() for name, _, folder in parts}
+
+    @field_validator("dataset_roots", mode="after")
+    @classmethod
+    def _are_folders(cls, value: dict[str, Path]) -> dict[str, Path]:
+        for name, folder in value.items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name) or not folder.is_absolute():
+                raise ValueError(
+                    f"{name!r}={str(folder)!r} is no root; expected name=/folder, the name of a-z,"
+                    " 0-9, '.', '_', '-', the folder absolute"
+                )
+        return value
 
     @field_validator("promotion_rules", mode="after")
     @classmethod

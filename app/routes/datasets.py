@@ -1,9 +1,9 @@
-"""Owns the routes of datasets: upload, list, show, delete."""
+"""Owns the routes of datasets: upload or import from a folder of the server, list, show, delete."""
 
 import json
 import re
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -11,13 +11,30 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from PIL import ImageColor
+from pydantic import ValidationError
 from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
-from app.errors import BadRequestError, ConflictError, NotFoundError, StorageFullError
+from app.errors import (
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    StorageFullError,
+    TooLargeError,
+)
 from app.imports import ImportRequest, Step, label_files, new_dataset_id
-from app.schemas import MAX_RESOLUTION, MIN_RESOLUTION, NAME_PATTERN, Dataset, Datasets, Verdicts
+from app.schemas import (
+    MAX_RESOLUTION,
+    MIN_RESOLUTION,
+    NAME_PATTERN,
+    Dataset,
+    Datasets,
+    ServerFolder,
+    Verdicts,
+)
+from app.server_folders import server_source
 from app.storage import free_bytes
 from app.store.datasets import StoredDataset
 from app.uploads import receive_upload, remove
@@ -31,8 +48,10 @@ FIELDS = (
     "classes",
     "max_per_class",
     "licence",
+    "append_to",
 )
 MAX_NAMED = 10
+MAX_JSON_BYTES = 64_000
 MAX_PER_CLASS = 1_000_000_000
 EMPTY_ZIP = b"PK\x05\x06"  # the end record stands where the first entry would
 
@@ -40,7 +59,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 FORM = {
     "type": "object",
-    "required": ["file", "name"],
+    "required": ["file"],
     "properties": {
         "file": {
             "type": "string",
@@ -65,6 +84,10 @@ FORM = {
             "description": "Images of each class, not more.",
         },
         "licence": {"type": "string", "description": "Of the images; model cards tell it."},
+        "append_to": {
+            "type": "string",
+            "description": "A dataset, by id, name or name@version, whose images come first.",
+        },
         "labels": {
             "type": "string",
             "contentMediaType": "text/csv",
@@ -80,12 +103,62 @@ FORM = {
     "",
     status_code=202,
     openapi_extra={
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": FORM},
+                "application/json": {"schema": ServerFolder.model_json_schema()},
+            },
+        }
     },
 )
 async def create_dataset(request: Request, ctx: Ctx, response: Response) -> Dataset:
-    """Stream a zip to the disk and queue its import; it is safely stored once this answers 202."""
+    """Queue the import of a zip, streamed to the disk, or of a folder that the server has.
+
+    `name` may be left out where `append_to` names the dataset that this is the next version of.
+    Whatever was sent is safely stored once this answers 202.
+    """
     ctx.importer.check_room()
+    if _is_json(request):
+        dataset = await _from_server(request, ctx)
+    else:
+        dataset = await _from_upload(request, ctx)
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    return _answer(dataset)
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "application/json"
+
+
+async def _from_server(request: Request, ctx: Context) -> StoredDataset:
+    """Its JSON is short, although the route takes large bodies."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise TooLargeError(f"The JSON is longer than {MAX_JSON_BYTES:,} bytes.")
+    try:
+        asked = ServerFolder.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
+        ) from error
+    return await to_thread.run_sync(_accept_folder, ctx, asked)
+
+
+def _accept_folder(ctx: Context, asked: ServerFolder) -> StoredDataset:
+    source = server_source(ctx.settings, asked.root, asked.path)
+    fields = {
+        key: str(value)
+        for key, value in asked.model_dump(exclude={"root", "path"}, exclude_none=True).items()
+    }
+    request = replace(_import_request(ctx, fields), source=str(source))
+    return ctx.importer.accept(new_dataset_id(), request)
+
+
+async def _from_upload(request: Request, ctx: Context) -> StoredDataset:
     await to_thread.run_sync(_check_disk, ctx, request.headers.get("content-length", ""))
     dataset_id = new_dataset_id()
     path = ctx.importer.upload_path(dataset_id)
@@ -95,9 +168,7 @@ async def create_dataset(request: Request, ctx: Ctx, response: Response) -> Data
         names=FIELDS,
         max_file_bytes=ctx.settings.max_upload_bytes,
     )
-    dataset = await to_thread.run_sync(_accept, ctx, dataset_id, path, fields)
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    return _answer(dataset)
+    return await to_thread.run_sync(_accept, ctx, dataset_id, path, fields)
 
 
 @router.get("")
@@ -243,7 +314,7 @@ def _check_disk(ctx: Context, declared: str) -> None:
 
 def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -> StoredDataset:
     try:
-        request = _import_request(fields)
+        request = _import_request(ctx, fields)
         _check_zip(path)
         _name_labels(ctx.importer.labels_path(dataset_id))
     except BaseException:
@@ -252,9 +323,11 @@ def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -
     return ctx.importer.accept(dataset_id, request)
 
 
-def _import_request(fields: dict[str, str]) -> ImportRequest:
+def _import_request(ctx: Context, fields: dict[str, str]) -> ImportRequest:
+    append_to = fields.get("append_to")
+    base = ctx.store.get_dataset(append_to) if append_to else None
     return ImportRequest(
-        name=_name(fields.get("name")),
+        name=_name(fields.get("name") or (base.name if base else None)),
         resolution=_integer(
             fields,
             "resolution",
@@ -268,12 +341,13 @@ def _import_request(fields: dict[str, str]) -> ImportRequest:
             fields, "max_per_class", range(1, MAX_PER_CLASS), "a whole number from 1 on"
         ),
         licence=fields.get("licence") or None,
+        append_to=base.id if base else None,
     )
 
 
 def _name(name: str | None) -> str:
     if name is None:
-        raise BadRequestError("Form field 'name' is missing; name the dataset.", field="name")
+        raise BadRequestError("Field 'name' is missing; name the dataset.", field="name")
     if not re.fullmatch(NAME_PATTERN, name):
         raise BadRequestError(
             f"Dataset name {name!r} is not allowed; expected 1 to 63 of a-z, 0-9, '.', '_', '-',"

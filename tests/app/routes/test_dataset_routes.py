@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import socket
 import threading
 import zipfile
@@ -58,7 +59,7 @@ class House:
         self.app.include_router(datasets.router)
         self.app.add_exception_handler(NoisewellError, answer_error)
         self.registry = Registry(self.settings.models_dir)
-        context = SimpleNamespace(
+        self.context = context = SimpleNamespace(
             settings=self.settings,
             store=self.store,
             importer=self.importer,
@@ -287,7 +288,7 @@ def call(house: House, receive: Any) -> int:
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
-        (b"{}", "application/json", 415),
+        (b"{}", "text/plain", 415),
         (b"", "multipart/form-data", 415),
         (b"", f"multipart/form-data; boundary={'x' * 300}", 415),
         (b"garbage", "multipart/form-data; boundary=x", 422),
@@ -475,3 +476,147 @@ def ready_folder(house: House) -> Path:
     folder = house.importer.dataset_path("ds_1")
     folder.mkdir(parents=True)
     return folder
+
+
+def test_images_are_added_to_a_dataset_as_its_next_version(
+    client: httpx.Client, house: House
+) -> None:
+    house.importer.start()
+    first = upload(client, zipped(letters()), resolution="16").json()
+    house.wait_for(first["id"])
+    more = {f"c/{name[2:]}": data for name, data in letters().items()}
+    answer = client.post(
+        PATH, files={"file": ("x.zip", zipped(more))}, data={"append_to": "letters"}
+    )
+    assert answer.status_code == 202, answer.text
+    house.wait_for(answer.json()["id"])
+    ready = client.get(f"{PATH}/letters").json()
+    assert (ready["status"], ready["version"], ready["num_images"]) == ("ready", 2, 12)
+    assert ready["class_names"] == ["a", "b", "c"]
+    assert ready["resolution"] == 16
+    assert ready["duplicates"] == 6
+    assert client.get(f"{PATH}/letters@1").json()["num_images"] == 6
+
+
+def test_images_are_not_added_to_what_is_not_there_or_not_ready(
+    client: httpx.Client, house: House
+) -> None:
+    assert upload(client, zipped(letters()), append_to="letters").status_code == 404
+    first = upload(client, zipped(letters())).json()
+    refused = upload(client, zipped(letters()), append_to=first["id"])
+    assert refused.status_code == 409
+    assert "is importing" in refused.json()["detail"]
+    assert house.uploads() == [f"{first['id']}.json", f"{first['id']}.zip"]
+
+
+def test_a_dataset_is_not_deleted_while_images_are_added_to_it(
+    client: httpx.Client, house: House
+) -> None:
+    house.importer.start()
+    first = upload(client, zipped(letters())).json()
+    house.wait_for(first["id"])
+    house.importer.close()  # so that the next one waits
+    adding = upload(client, zipped(letters()), append_to="letters").json()
+    refused = client.delete(f"{PATH}/{first['id']}")
+    assert refused.status_code == 409
+    assert adding["id"] in refused.json()["detail"]
+    assert client.post(f"{PATH}/{adding['id']}/cancel").status_code == 200
+    assert client.delete(f"{PATH}/{first['id']}").status_code == 204
+
+
+# Folders of the server
+
+
+@pytest.fixture
+def rooted(house: House, tmp_path: Path) -> Path:
+    """A root named `parts` with a folder of letters, and a secret beside the root."""
+    root = tmp_path / "root"
+    for name, data in letters().items():
+        path = root / "deep" / "letters" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (root / "letters.zip").write_bytes(zipped(letters()))
+    (tmp_path / "secret" / "a").mkdir(parents=True)
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "link.zip").symlink_to(root / "letters.zip")
+    os.mkfifo(root / "pipe")
+    values = house.settings.model_dump() | {"dataset_roots": {"parts": root}}
+    house.settings = house.context.settings = Settings.model_validate(values)
+    return root
+
+
+@pytest.mark.parametrize("path", ["deep/letters", "./deep//letters/", "letters.zip"])
+def test_a_folder_or_file_of_the_server_is_imported_and_stays(
+    path: str, client: httpx.Client, house: House, rooted: Path
+) -> None:
+    before = sorted(rooted.rglob("*"))
+    house.importer.start()
+    answer = client.post(PATH, json={"name": "x", "root": "parts", "path": path, "resolution": 8})
+    assert answer.status_code == 202, answer.text
+    house.wait_for(answer.json()["id"])
+    ready = client.get(f"{PATH}/x").json()
+    assert (ready["status"], ready["num_images"], ready["resolution"]) == ("ready", 6, 8)
+    assert sorted(rooted.rglob("*")) == before
+    assert house.uploads() == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret", "deep/../../secret", "/etc", "out", "out/a", "link.zip", "pipe", "nothing",
+        "deep\\letters", "deep\0", "letters.zip/a", "x" * 300,
+    ],
+)  # fmt: skip
+def test_a_path_that_does_not_lie_below_its_root_is_refused(
+    path: str, client: httpx.Client, house: House, rooted: Path
+) -> None:
+    answer = client.post(PATH, json={"name": "x", "root": "parts", "path": path})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "path"
+    assert client.get(PATH).json()["data"] == []
+
+
+def test_a_root_that_is_not_configured_is_refused_by_its_setting(
+    client: httpx.Client, house: House, rooted: Path
+) -> None:
+    answer = client.post(PATH, json={"name": "x", "root": "other", "path": ""})
+    assert answer.status_code == 422
+    assert "'other' is not one of dataset_roots: 'parts'" in answer.json()["detail"]
+    house.context.settings = Settings.model_validate(
+        house.settings.model_dump() | {"dataset_roots": {}}
+    )
+    answer = client.post(PATH, json={"name": "x", "root": "parts", "path": ""})
+    assert "NOISEWELL_DATASET_ROOTS" in answer.json()["detail"]
+
+
+def test_json_that_asks_for_something_else_is_refused(
+    client: httpx.Client, house: House, rooted: Path
+) -> None:
+    for body in ({"root": "parts", "url": "http://x"}, {"root": "parts", "channels": "3"}, [], 3):
+        assert client.post(PATH, json=body).status_code == 422
+    long = {"root": "parts", "name": "x", "path": "a" * 100_000}
+    assert client.post(PATH, json=long).status_code == 413
+
+
+def test_an_import_of_a_folder_is_taken_up_again_by_the_next_service(
+    client: httpx.Client, house: House, rooted: Path
+) -> None:
+    body = {"name": "x", "root": "parts", "path": "deep/letters"}
+    dataset_id = client.post(PATH, json=body).json()["id"]
+    after = DatasetImporter(house.settings, house.store)
+    after.start()
+    house.wait_for(dataset_id)
+    after.close()
+    assert house.store.get_dataset(dataset_id).status == "ready"
+
+
+def test_limits_of_an_image_are_settings(client: httpx.Client, house: House) -> None:
+    house.importer.close()
+    values = house.settings.model_dump() | {"max_image_pixels": 100}
+    importer = DatasetImporter(Settings.model_validate(values), house.store)
+    house.context.importer = importer
+    importer.start()
+    accepted = upload(client, zipped(letters())).json()
+    house.wait_for(accepted["id"])
+    importer.close()
+    assert "max_image_pixels" in client.get(f"{PATH}/{accepted['id']}").json()["error"]
