@@ -25,7 +25,7 @@ from app.errors import ConflictError, QuotaError, UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
-from training.model.files import rename, write_json
+from training.model.files import fsync, write_json
 
 MAX_QUEUED = 16
 STOP_GRACE_SEC = 10.0
@@ -108,8 +108,7 @@ class DatasetImporter:
         for dataset in known:
             if dataset.error == CANCELLED:
                 self.remove(dataset.id)
-            elif dataset.status == "ready":
-                self._show_again(dataset.id)  # killed before the end of its deletion
+        self._end_deletions({dataset.id for dataset in known})
         waiting = [d for d in known if d.status == "importing"]
         self._clear_leftovers({d.id for d in waiting})
         for dataset in sorted(waiting, key=lambda d: d.id):
@@ -242,25 +241,23 @@ class DatasetImporter:
             return _last_step(_tail(self._told, PROGRESS_TAIL_BYTES))
 
     def delete(self, dataset_id: str, check: Callable[[], None]) -> None:
-        """Forget a dataset that is no import, and its images: both or, if killed, neither.
+        """Forget a dataset that is no import, then delete its images.
 
         check: raises what else forbids it; called once no job can come to need the dataset.
-        Raises NotFoundError, ConflictError.
+        Killed behind the first half, the next start does the second. Raises NotFoundError,
+        ConflictError, OSError.
         """
 
-        def hide() -> None:
+        def doom() -> None:
             check()
-            self._hide(dataset_id)
+            if self.dataset_path(dataset_id).exists():
+                self._tombstone(dataset_id).touch()
+                fsync(self._settings.datasets_dir)
 
-        try:
-            with self._news:  # so that no import begins to add to it meanwhile
-                self._check_unadded(dataset_id)
-                self._store.delete_dataset(dataset_id, hide)
-        except BaseException:
-            if any(d.id == dataset_id for d in self._store.list_datasets()):
-                self._show_again(dataset_id)
-            raise
-        shutil.rmtree(self._hidden_path(dataset_id), ignore_errors=True)
+        with self._news:  # so that no import begins to add to it meanwhile
+            self._check_unadded(dataset_id)
+            self._store.delete_dataset(dataset_id, doom)
+        self.remove(dataset_id)
 
     def _check_unadded(self, dataset_id: str) -> None:
         waiting = [d.id for d in self._store.list_datasets() if d.status == "importing"]
@@ -273,21 +270,27 @@ class DatasetImporter:
 
     def remove(self, dataset_id: str) -> None:
         """Delete the packed dataset; it vanishes at once, however long its files take."""
-        self._hide(dataset_id)
-        shutil.rmtree(self._hidden_path(dataset_id), ignore_errors=True)
-
-    def _hidden_path(self, dataset_id: str) -> Path:
-        return self._settings.datasets_dir / f".{dataset_id}.deleted.tmp"
-
-    def _hide(self, dataset_id: str) -> None:
+        path = self.dataset_path(dataset_id)
+        hidden = path.with_name(f".{dataset_id}.deleted.tmp")
         with suppress(FileNotFoundError):
-            rename(self.dataset_path(dataset_id), self._hidden_path(dataset_id))
+            path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        self._tombstone(dataset_id).unlink(missing_ok=True)
 
-    def _show_again(self, dataset_id: str) -> None:
-        with suppress(FileNotFoundError):
-            rename(self._hidden_path(dataset_id), self.dataset_path(dataset_id))
+    def _tombstone(self, dataset_id: str) -> Path:
+        """An empty file: its images go if no row names them, which a kill may have left so."""
+        return self._settings.datasets_dir / f".{dataset_id}.deleted"
 
     # Start
+
+    def _end_deletions(self, known: set[str]) -> None:
+        """What was killed, or failed, half-way: done if its row is gone, else not done."""
+        for tombstone in self._settings.datasets_dir.glob(".ds_*.deleted"):
+            dataset_id = tombstone.stem.removeprefix(".")
+            if dataset_id in known:
+                tombstone.unlink()
+            else:
+                self.remove(dataset_id)
 
     def _clear_leftovers(self, waiting: set[str]) -> None:
         for path in self._settings.datasets_dir.glob(".ds_*.tmp"):

@@ -135,6 +135,8 @@ class ServiceOperation(Operation):
 class Upload(ServiceOperation):
     """A request with a zip, up to its answer; nothing is imported yet."""
 
+    can_be_repeated = False  # sent again, it is the next version
+
     def begin(self, data: Path, now: Callable[[], float] = time.time) -> Act:
         importer, store = self.started(data, now)
         importer.close()

@@ -19,7 +19,7 @@ DATABASE = "noisewell.sqlite3"
 MAX_JOBS, MAX_EVENTS = 100_000, 100_000
 _VERSION = re.compile(r"[1-9]\d*")
 # What is on its way, and the numbers of versions that are gone.
-_HIDDEN = re.compile(r"\..+\.tmp|\.[1-9]\d*\.(deleted|quarantined)")
+_HIDDEN = re.compile(r"\..+\.tmp|\.(ds_)?[0-9a-f]+\.(deleted|quarantined)")
 
 
 def unsound(data: Path) -> list[str]:
