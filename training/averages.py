@@ -1,8 +1,11 @@
-"""Owns the choice among a run's averages of G, after the run, by their measured distance."""
+"""Owns the choice among a run's generators, after the run, by their measured distance."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from training.metrics.evaluation import distance
 from training.metrics.features import Evaluator
@@ -12,32 +15,55 @@ from training.model.sampling import Sampler
 from training.run import Run
 
 CHOICE_SEED = 10**6  # seeds that no reported number uses: a choice must not flatter its own report
+MAX_SNAPSHOTS = 10
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An average of G over `ema_fraction` of the run, as it was after `cur_nimg` images."""
+
+    path: Path
+    cur_nimg: int
+    ema_fraction: float
 
 
 def choose_average(run: Run, evaluator: Evaluator) -> None:
     """Leave the average with the lowest `fd_cnn` as generator.safetensors, and averages.json.
 
     Several half-lives are kept because which one is best shows only afterwards (Karras et al. 2023,
-    arXiv 2312.02696, section 3).
+    arXiv 2312.02696, section 3). A run that kept its snapshots chooses among ten of these as well,
+    evenly spread: some runs are best long before their end.
     """
-    fractions = run.plan.config.ema_fractions
-    files = [run.run_dir / "averages" / f"{i}.safetensors" for i in range(len(fractions))]
-    report: list[dict[str, Any]] = []
-    if len(files) > 1:
-        distances = [_distance(path, run, evaluator) for path in files]
-        report = [
-            {"ema_fraction": fraction, "fd_cnn": distance}
-            for fraction, distance in zip(fractions, distances, strict=True)
-        ]
-        best = distances.index(min(distances))
-        run.report.say(
-            f"average over {fractions[best]:g} of the run is best: "
-            + ", ".join(f"{r['ema_fraction']:g} gives fd_cnn {r['fd_cnn']:.3f}" for r in report)
-        )
-    else:
-        best = 0
+    candidates = _candidates(run)
+    found = [_distance(c.path, run, evaluator) for c in candidates] if len(candidates) > 1 else []
+    best = found.index(min(found)) if found else 0
+    report = [
+        {**asdict(c), "path": c.path.name, "fd_cnn": fd, "chosen": c is candidates[best]}
+        for c, fd in zip(candidates, found, strict=False)
+    ]
+    if report:
+        run.report.say(f"best is {_told(report[best])}; {'; '.join(map(_told, report))}")
     write_atomic(run.run_dir / "averages.json", json.dumps(report).encode())
-    write_atomic(run.run_dir / "generator.safetensors", files[best].read_bytes())
+    write_atomic(run.run_dir / "generator.safetensors", candidates[best].path.read_bytes())
+
+
+def _candidates(run: Run) -> list[_Candidate]:
+    """The averages at the end, then snapshots but for the last, which is the first average."""
+    fractions = run.plan.config.ema_fractions
+    end = json.loads((run.run_dir / "state.json").read_text("utf-8"))["cur_nimg"]
+    averages = [
+        _Candidate(run.run_dir / "averages" / f"{i}.safetensors", end, fraction)
+        for i, fraction in enumerate(fractions)
+    ]
+    kept = sorted((run.run_dir / "snapshots").glob("*.safetensors"))
+    kept = [path for path in kept if int(path.stem) < end] if run.keep_snapshots else []
+    places = np.linspace(0, len(kept) - 1, min(len(kept), MAX_SNAPSHOTS)).round().astype(int)
+    return averages + [_Candidate(kept[i], int(kept[i].stem), fractions[0]) for i in places]
+
+
+def _told(row: dict[str, Any]) -> str:
+    kimg = f"{row['cur_nimg'] / 1000:,.0f} kimg"
+    return f"{row['ema_fraction']:g} of the run at {kimg}, fd_cnn {row['fd_cnn']:.3f}"
 
 
 def _distance(path: Path, run: Run, evaluator: Evaluator) -> float:

@@ -71,15 +71,19 @@ class _Curve:
 
 
 def draw_plot(
-    title: str, series: Sequence[Series], x_unit: str = "kimg", level: Level | None = None
+    title: str,
+    series: Sequence[Series],
+    x_unit: str = "kimg",
+    level: Level | None = None,
+    log_above: float = _LOG_ABOVE,
 ) -> Image.Image:
-    """An RGB picture of `SIZE`; y is logarithmic where positive values span over three decades.
+    """An RGB picture of `SIZE`; y is logarithmic where positive values span more than `log_above`.
 
     A series of 100,000 points takes no longer than one of 300: bins, each with its mean and range.
     """
     curves = [_thinned(s) for s in series]
     y_values = np.concatenate([[] if level is None else [level.y], *(s.y for s in series)])
-    y_axis = _y_axis(y_values[np.isfinite(y_values)])
+    y_axis = _y_axis(y_values[np.isfinite(y_values)], log_above)
     left = _LEFT_GAP + max(_font(_TEXT_PX).getlength(t) for t in tick_labels(y_axis.ticks)) + 10
     x_axis = _x_axis(max((float(s.x[-1]) for s in series if len(s.x)), default=0.0), left)
     picture = _lines(x_axis, y_axis, curves, level)
@@ -126,10 +130,10 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     return [f"{tick:,.{max(6, digits)}g}" for tick in ticks]
 
 
-def _y_axis(values: Floats) -> _Axis:
+def _y_axis(values: Floats, log_above: float) -> _Axis:
     """The frame ends on ticks; from 0 where the values come near it."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if low > 0 and high / low > _LOG_ABOVE:
+    if low > 0 and high / low > log_above:
         ticks = decade_ticks(low, high, most=6)
         return _Axis(ticks[0], ticks[-1], _BOTTOM, _TOP, ticks, log=True)
     if low == high:

@@ -67,6 +67,7 @@ def make_version(
 
 def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) -> dict[str, Any]:
     state = json.loads((run_dir / "state.json").read_text("utf-8"))
+    chosen = [a for a in json.loads((run_dir / "averages.json").read_bytes()) if a["chosen"]]
     config, preset = plan.config.to_json(), plan.asked["preset"]
     usual = PRESETS[preset].to_json()
     return {
@@ -83,8 +84,9 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
         "seed": plan.seed,
         "config": config,
         "use_bf16": plan.use_bf16,
-        "cur_nimg": state["cur_nimg"],
+        "cur_nimg": chosen[0]["cur_nimg"] if chosen else state["cur_nimg"],
         "train_sec": state["elapsed_sec"],
+        "average": chosen[0] if chosen else None,
         "code_version": VERSION,
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.averages import MAX_SNAPSHOTS
 from training.data.importing import import_dataset
 from training.data.options import ImportOptions
 from training.model.checkpoint import load_generator
@@ -186,6 +187,27 @@ def test_the_best_of_several_averages_is_kept(dataset, tmp_path):
     best = min(range(2), key=lambda i: found[i]["fd_cnn"])
     kept = (tmp_path / "generator.safetensors").read_bytes()
     assert kept == (tmp_path / "averages" / f"{best}.safetensors").read_bytes()
+    lineage = json.loads((tmp_path / "manifest.json").read_text())["lineage"]
+    assert lineage["average"] == found[best]
+
+
+def test_a_run_that_kept_its_snapshots_chooses_among_them_too(dataset, tmp_path):
+    done = train("--data", dataset, "--run-dir", tmp_path, "--kimg", 0.5, *FAST,
+                 "--keep-snapshots")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "averages.json").read_text())
+    snapshots = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
+    first, *looked_at = [f["path"] for f in found]
+    assert first == "0.safetensors"
+    assert len(looked_at) == MAX_SNAPSHOTS
+    assert (looked_at[0], looked_at[-1]) == (snapshots[0], snapshots[-2])
+    (best,) = [f for f in found if f["chosen"]]
+    assert best["fd_cnn"] == min(f["fd_cnn"] for f in found)
+    folder = "averages" if best["path"] == "0.safetensors" else "snapshots"
+    kept = (tmp_path / "generator.safetensors").read_bytes()
+    assert kept == (tmp_path / folder / best["path"]).read_bytes()
+    lineage = json.loads((tmp_path / "manifest.json").read_text())["lineage"]
+    assert lineage["cur_nimg"] == best["cur_nimg"]
 
 
 def test_a_run_can_be_looked_at(finished):
