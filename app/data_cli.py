@@ -33,19 +33,25 @@ def data_import(
     source: First = None,
     out: Annotated[str | None, typer.Option(help="A directory to make; default: none.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: as the source.")] = None,
+    append_to: Annotated[str | None, typer.Option(help="A dataset, by name or folder.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Pack images for training, with a verdict on every file."""
     if out is not None or not is_source(source):
-        given = options(("--out", out), ("--name", name))
+        given = options(("--out", out), ("--name", name), ("--append-to", append_to))
         raise SystemExit(run_child("training.data", ["import", *first(source), *ctx.args, *given]))
     from app.intake import bring_in, name_from
 
     settings, path = settings_from(data_dir=data_dir), Path(source or "")
     if not path.exists():
         fail(f"{source!r} does not exist; expected a folder or a file of images")
+    more = list(ctx.args)
+    if append_to is not None and not Path(append_to).exists():
+        base = stored(settings, append_to)
+        append_to, name = str(settings.datasets_dir / base.id), name or base.name
+    more += options(("--append-to", append_to))
     with told_errors(), open_store(settings) as store:
-        dataset, is_new = bring_in(settings, store, path, name or name_from(path), ctx.args)
+        dataset, is_new = bring_in(settings, store, path, name or name_from(path), more)
     ref, place = f"{dataset.name}@{dataset.version}", settings.datasets_dir / dataset.id
     what = f"{ref} is in {place}" if is_new else f"nothing new: {ref} has just these images"
     typer.echo(f"{what}; noisewell train {ref} trains on it", err=True)

@@ -31,6 +31,7 @@ MAX_QUEUED = 16
 STOP_GRACE_SEC = 10.0
 ERROR_TAIL_BYTES = 4_000
 PROGRESS_TAIL_BYTES = 4_000
+ARRIVING = "arriving"  # in a pack from its renaming until its row is in, in one transaction
 CANCELLED = "The import was cancelled."
 NOT_RECORDED = "The disk failed while the upload was recorded; upload it again."
 
@@ -111,6 +112,7 @@ class DatasetImporter:
         self._end_deletions({dataset.id for dataset in known})
         waiting = [d for d in known if d.status == "importing"]
         self._clear_leftovers({d.id for d in waiting})
+        self.clear_strays()
         for dataset in sorted(waiting, key=lambda d: d.id):
             self._recover(dataset)
         self._thread.start()
@@ -280,6 +282,20 @@ class DatasetImporter:
     def _tombstone(self, dataset_id: str) -> Path:
         """An empty file: its images go if no row names them, which a kill may have left so."""
         return self._settings.datasets_dir / f".{dataset_id}.deleted"
+
+    def clear_strays(self) -> None:
+        """Remove what was put in its place by a command that was killed before its row was in."""
+        marks = list(self._settings.datasets_dir.glob(f"ds_*/{ARRIVING}"))
+
+        def clear(ids: set[str]) -> None:
+            for mark in marks:
+                if mark.parent.name in ids:
+                    mark.unlink(missing_ok=True)
+                else:
+                    self.remove(mark.parent.name)
+
+        if marks:
+            self._store.while_none_is_added(clear)
 
     # Start
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConflictError
-from app.imports import DatasetImporter, new_dataset_id
+from app.imports import ARRIVING, DatasetImporter, new_dataset_id
 from app.retention import size_of
 from app.settings import Settings
 from app.store.datasets import StoredDataset
@@ -34,11 +33,12 @@ def bring_in(
     `data import`. Raises QuotaError, OSError, SystemExit as the import ended.
     """
     importer = DatasetImporter(settings, store)
+    importer.clear_strays()
     importer.check_quota()
     with staging_dir(settings.datasets_dir, f"import-{name}") as staged:
         packed = staged / "packed"
         command = ["import", str(source), "--out", str(packed), "--name", name, *options]
-        if code := run_child("training.data", command):
+        if code := run_child("training.data", command, tied=True):
             raise SystemExit(code)
         manifest = json.loads((packed / "manifest.json").read_bytes())
         known = [d for d in with_hash(store, manifest["hash"]) if d.name == name]
@@ -51,14 +51,15 @@ def bring_in(
 def _publish(
     importer: DatasetImporter, store: Store, packed: Path, manifest: dict[str, Any]
 ) -> StoredDataset:
-    """Killed between any two of these, the next service finds a dataset, or a failed import."""
+    """One transaction adds the row and renames the pack; killed in it, the mark is what is left."""
     dataset_id = new_dataset_id()
-    store.create_dataset(dataset_id, manifest["name"], None)
-    rename(packed, importer.dataset_path(dataset_id))
-    if not store.finish_dataset(dataset_id, "ready", summary=manifest):
-        importer.remove(dataset_id)
-        raise ConflictError("A service took the dataset for one it had lost; run this once more.")
-    return store.get_dataset(dataset_id)
+    place = importer.dataset_path(dataset_id)
+    (packed / ARRIVING).touch()
+    dataset = store.add_dataset(
+        dataset_id, manifest["name"], manifest, lambda: rename(packed, place)
+    )
+    (place / ARRIVING).unlink(missing_ok=True)
+    return dataset
 
 
 def with_hash(store: Store, content: str) -> list[StoredDataset]:

@@ -67,12 +67,16 @@ def open_store(settings: Settings) -> "Generator[Store]":
         yield store
 
 
-def run_child(module: str, args: Sequence[str]) -> int:
+def run_child(module: str, args: Sequence[str], *, tied: bool = False) -> int:
     """Run a verb of `training` as a process of its own; returns how it ended, as a shell does.
 
-    It is told to end when this process is, and this process waits until it has.
+    It is told to end when this process is, and this process waits until it has. tied: it also
+    ends when this process is killed.
     """
-    with subprocess.Popen([sys.executable, "-m", module, *args]) as child, _outliving(child):
+    tie = ["--exit-with-stdin"] if tied else []
+    stdin = subprocess.PIPE if tied else None  # held open until the child has ended
+    command = [sys.executable, "-m", module, *args, *tie]
+    with subprocess.Popen(command, stdin=stdin) as child, _outliving(child):
         code = child.wait()
     return code if code >= 0 else 128 - code
 

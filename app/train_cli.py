@@ -58,7 +58,7 @@ def train(
         ("--model", name),
         ("--data-dir", settings.data_dir),
     )
-    code = run_child("training.train", [*given, *ctx.args])
+    code = run_child("training.train", [*given, *ctx.args], tied=True)
     if code == 0:
         _tell_how_to_serve(name, data_dir)
     raise SystemExit(code)

@@ -53,6 +53,35 @@ class DatasetStore(Database):
             created = insert(datasets).values(values).returning(datasets)
             return _dataset(conn.execute(created).mappings().one())
 
+    def add_dataset(
+        self, dataset_id: str, name: str, summary: dict[str, Any], publish: Callable[[], object]
+    ) -> StoredDataset:
+        """Take the next version of the name for a dataset that is packed already.
+
+        publish: puts the pack in its place, in the same transaction.
+        """
+        with self._write() as conn:
+            version, now = _next_version(conn, name), self._clock()
+            values = {
+                "id": dataset_id,
+                "name": name,
+                "version": version,
+                "held_name": f"{name}@{version}",
+                "status": "ready",
+                "summary": summary,
+                "created_at": now,
+                "finished_at": now,
+            }
+            created = insert(datasets).values(values).returning(datasets)
+            dataset = _dataset(conn.execute(created).mappings().one())
+            publish()
+            return dataset
+
+    def while_none_is_added(self, act: Callable[[set[str]], object]) -> None:
+        """Call `act` with the ids of all datasets, while no other can be added."""
+        with self._write() as conn:
+            act(set(conn.execute(select(datasets.c.id)).scalars()))
+
     def get_dataset(self, id_or_name: str) -> StoredDataset:
         """By id, name@version, or name: its newest version that is ready; raises NotFoundError.
 

@@ -1,4 +1,4 @@
-"""Owns what is tried with datasets: packed by the command, uploaded, imported, deleted.
+"""Owns what is tried with datasets: packed, uploaded, imported, brought in, deleted.
 
 A service works in threads; here each operation has one that counts, which is the one that is
 struck: that of the request for an upload and a deletion, the importer's for an import.
@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from app.bench.child import descendants
 from app.imports import DatasetImporter, ImportRequest, new_dataset_id
+from app.intake import bring_in
 from app.retention import collect
 from app.settings import Settings
 from app.store.datasets import StoredDataset
@@ -171,6 +172,30 @@ class DatasetImport(ServiceOperation):
         return len(_ready(datasets))
 
 
+class BringIn(ServiceOperation):
+    """What `noisewell data import` does, and `noisewell train`: a file into the data folder."""
+
+    def prepare(self, data: Path) -> None:
+        super().prepare(data)
+        (data / "letters.zip").write_bytes(archive())
+
+    def begin(self, data: Path, now: Callable[[], float] = time.time) -> Act:
+        importer, store = self.started(data, now)
+        _wait(store)
+        importer.close()
+        return lambda: bring_in(Settings(data_dir=data), store, data / "letters.zip", NAME)
+
+    def count(self, datasets: list[StoredDataset]) -> int:
+        return len(_ready(datasets))
+
+    def left(self, data: Path) -> Iterator[str]:
+        """As of all a service does, once `noisewell gc` has been."""
+        store, registry = Store.open(data / DATABASE), Registry(data / "models")
+        collect(Settings(data_dir=data), store, registry, dry_run=False)
+        store.close()
+        yield from super().left(data)
+
+
 class DatasetDelete(ServiceOperation):
     """A dataset that is ready, gone."""
 
@@ -260,4 +285,10 @@ async def _parts(body: bytes) -> AsyncIterator[dict[str, Any]]:
         yield {"type": "http.request", "body": body[start:end], "more_body": end < len(body)}
 
 
-IMPORTS: tuple[Operation, ...] = (Pack(), Upload(), DatasetImport(), DatasetDelete())
+IMPORTS: tuple[Operation, ...] = (
+    Pack(),
+    Upload(),
+    DatasetImport(),
+    BringIn(),
+    DatasetDelete(),
+)

@@ -85,6 +85,19 @@ def test_other_images_under_a_name_are_its_next_version_and_the_same_ones_are_no
     assert len(list((data / "datasets").iterdir())) == 2
 
 
+def test_images_are_added_to_a_dataset_by_its_name(data: Path, array) -> None:
+    run("data", "import", array(), "--data-dir", data)
+    more = array("more.npz", seed=1)
+    result = run("data", "import", more, "--append-to", "parts", "--data-dir", data)
+    assert result.exit_code == 0, result.output
+    assert [(row["dataset"], row["images"]) for row in listed(data)] == [
+        ("parts@2", 40),
+        ("parts@1", 20),
+    ]
+    result = run("data", "import", more, "--append-to", "no", "--data-dir", data)
+    assert "'no' is no folder or file" in result.stderr
+
+
 def test_options_of_an_import_are_passed_on(data: Path, array) -> None:
     options = ("--resolution", 16, "--max-per-class", "5", "--data-dir", data)
     assert run("data", "import", array(), *options).exit_code == 0

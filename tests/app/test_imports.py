@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.errors import ConflictError, QuotaError, UnavailableError
 from app.imports import (
+    ARRIVING,
     CANCELLED,
     NOT_RECORDED,
     DatasetImporter,
@@ -386,6 +387,30 @@ def test_a_row_whose_commit_failed_only_at_its_end_does_not_stay_importing(
     failed = house.store.get_dataset(dataset_id)
     assert (failed.status, failed.error) == ("failed", NOT_RECORDED)
     assert house.uploads() == []
+
+
+def test_what_a_killed_command_put_there_goes_unless_its_row_is_in(house: House) -> None:
+    folder = house.settings.datasets_dir
+    for name in ("ds_killed", "ds_whole", "ds_other"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text("{}")
+    for name in ("ds_killed", "ds_whole"):
+        (folder / name / ARRIVING).touch()
+    house.store.add_dataset("ds_whole", "x", {}, lambda: None)
+    house.importer().start()
+    assert sorted(p.name for p in folder.iterdir()) == ["ds_other", "ds_whole"]
+    assert not (folder / "ds_whole" / ARRIVING).exists()
+
+
+def test_a_dataset_whose_pack_cannot_be_put_there_has_no_row(house: House) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        house.store.add_dataset("ds_1", "x", {}, full)
+    assert house.store.list_datasets() == []
+    assert house.store.add_dataset("ds_2", "x", {}, lambda: None).version == 1
+    assert house.store.add_dataset("ds_3", "x", {}, lambda: None).version == 2
 
 
 def test_a_removed_dataset_leaves_no_files(house: House) -> None:

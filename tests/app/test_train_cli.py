@@ -36,7 +36,7 @@ class House:
             pixels = rng.integers(0, 256, (40, 40), np.uint8)
             Image.fromarray(pixels).save(self.images / "ab"[number % 2] / f"{number}.png")
 
-    def trainer(self, module: str, args: Sequence[str]) -> int:
+    def trainer(self, module: str, args: Sequence[str], *, tied: bool = False) -> int:
         """Leaves what a run leaves: run.json once it began, result.json if it ended."""
         assert module == "training.train"
         self.told = dict(arg.partition("=")[::2] for arg in args)
