@@ -21,6 +21,7 @@ async def loaded_version(ctx: Context, ref: str) -> Loaded:
     Raises NotFoundError, UnavailableError.
     """
     model, version = split_ref(ref)
+    ctx.life.check_able()
     found = ctx.engine.in_memory(model, version)
     return found or await to_thread.run_sync(ctx.engine.get, model, version)
 

@@ -19,6 +19,7 @@ from app import png
 from app.ask import Ask, join_classes
 from app.engine import Loaded
 from app.errors import UnavailableError
+from app.machine import is_device_broken, is_out_of_memory
 from app.metrics import Outcome
 from app.waiting import Part, Ticket, WaitingRoom
 from training.model.sampling import Classes, Latents, Pixels
@@ -61,13 +62,18 @@ class Batcher:
         observer: BatchObserver,
         encoder_threads: int = 2,
         pressure: Callable[[bool], None] = lambda on: None,
+        die: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """pressure: told by the batcher's thread whether requests wait, so that others give way."""
+        """pressure: told by the batcher's thread whether requests wait, so that others give way.
+        die: told when the device is broken.
+        """
         self._max_batch_size = max_batch_size
         self._max_wait_sec = max_queue_wait_ms / 1000
         self._delay_sec = max_queue_delay_ms / 1000
         self._observer = observer
         self._pressure = pressure
+        self._die = die
+        self._busy_since: float | None = None
         self._waiting = WaitingRoom(max_queue_size, self._max_wait_sec)
         self._closing = False
         self._changed = threading.Condition()
@@ -93,6 +99,17 @@ class Batcher:
     def alive(self) -> bool:
         """Whether requests will be answered."""
         return self._thread.is_alive() and not self._closing
+
+    @property
+    def broken(self) -> bool:
+        """Whether its thread ended though nobody closed it."""
+        return not self._thread.is_alive() and not self._closing
+
+    @property
+    def busy_sec(self) -> float:
+        """For how long the batch it is at has been running; 0 if there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def queued_images(self) -> int:
@@ -216,9 +233,10 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            began = time.monotonic()
+            self._busy_since = began = time.monotonic()
             self._pressure(self._is_late(batch, began))
             self._run_batch(batch)
+            self._busy_since = None
             images = sum(part.stop - part.start for _, part in batch)
             expected = batch[0][0].loaded.sampler.seconds(images)
             self._waiting.learn(expected, time.monotonic() - began)
@@ -262,9 +280,9 @@ class Batcher:
         others = [part for part in batch if part[0].ask is None]
         try:
             z, c = _inputs([(ticket, slice(1)) for ticket in singles] + others)
-            images = batch[0][0].loaded.sampler(z, c)
+            images = _drawn(batch[0][0].loaded, z, c)
         except Exception as error:  # noqa: BLE001 (told to each caller of the batch)
-            self._fail([ticket for ticket, _ in batch], error)
+            self._fail([ticket for ticket, _ in batch], self._judged(error))
             return
         waited = [began - ticket.queued_at for ticket, _ in batch]
         took, loaded = time.monotonic() - began, batch[0][0].loaded
@@ -273,6 +291,18 @@ class Batcher:
             self._encode(lambda: _pngs(singles, images[: len(singles)], c))
         if complete := _dealt(others, images[len(singles) :]):
             self._encode(lambda: [(ticket, _finished(ticket)) for ticket in complete])
+
+    def _judged(self, error: Exception) -> Exception:
+        """What the callers of a batch are told of an error of the device."""
+        if is_out_of_memory(error):
+            return UnavailableError(
+                "the device has no memory for this batch, nor for half of it; a smaller "
+                "max_batch_size needs less, and so does a job that is trained elsewhere"
+            )
+        if is_device_broken(error):
+            self._die(f"the device failed: {error}")
+            return UnavailableError("the device failed and the service starts again")
+        return error
 
     def _is_drawn(self, ticket: Ticket) -> bool:
         """Whether somebody waits for it still, and its latents are known."""
@@ -302,6 +332,20 @@ class Batcher:
             ticket.cancelled = True
             self._withdraw(ticket)
         _settle([(ticket, error) for ticket in tickets])
+
+
+def _drawn(loaded: Loaded, z: Latents, c: Classes) -> Pixels:
+    """Images; where there is no memory for all at once, in two halves, which have the same bytes.
+
+    Raises what the device raises.
+    """
+    try:
+        return loaded.sampler(z, c)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or len(z) < 2:
+            raise
+    half = len(z) // 2
+    return np.concatenate([loaded.sampler(z[:half], c[:half]), loaded.sampler(z[half:], c[half:])])
 
 
 def _outcome(future: "asyncio.Future[Any]") -> Outcome:

@@ -57,7 +57,7 @@ def serve(
 ) -> None:
     """Serve images over HTTP, with one training worker beside."""
     from app.logs import configure_logs
-    from app.main import SERVE_LOCK
+    from app.main import other_service
     from app.server import run_server
     from app.store.database import SchemaError
 
@@ -70,13 +70,13 @@ def serve(
     configure_logs(secrets=[settings.api_key])
     try:
         run_server(settings)
-    except BlockingIOError:
-        data_dir = settings.data_dir
-        first = (data_dir / SERVE_LOCK).read_text("utf-8").strip()
-        fail(f"another service, {first}, uses {data_dir}; stop it or give another --data-dir")
     except (ValueError, SchemaError) as error:
         fail(str(error))
     except OSError as error:
+        # Its address is taken before its directory is looked at, though the first one has both.
+        if first := other_service(settings.data_dir):
+            told = f"another service, {first}, uses {settings.data_dir}"
+            fail(f"{told}; stop it or give another --data-dir")
         fail(f"cannot serve on {settings.host}:{settings.port} from {settings.data_dir}: {error}")
 
 

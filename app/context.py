@@ -12,9 +12,11 @@ from app.bulk import Places
 from app.cache import ByteCache
 from app.engine import Engine
 from app.imports import DatasetImporter
+from app.life import Life
 from app.metrics import Metrics
 from app.settings import Settings
 from app.store.store import Store
+from app.supervisor import WorkerSupervisor
 from training.model.registry import Registry
 
 
@@ -31,6 +33,8 @@ class Context:
     metrics: Metrics
     wake_worker: Callable[[], None]
     files: ByteCache
+    life: Life
+    supervisor: WorkerSupervisor
     image_streams: Places = field(default_factory=Places)
 
 

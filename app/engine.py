@@ -16,6 +16,7 @@ from torch import nn
 
 from app import png
 from app.errors import NotFoundError, UnavailableError
+from app.machine import is_device_broken
 from training.model.checkpoint import CheckpointError, load_generator, read_manifest
 from training.model.networks.config import NetworkConfig
 from training.model.registry import (
@@ -84,12 +85,14 @@ class Engine:
         max_batch_size: int,
         max_loaded_bytes: int,
         on_swap: Callable[[str, int], None] = lambda model, version: None,
+        die: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._registry = registry
         self._device = device
         self._max_batch_size = max_batch_size
         self._max_loaded_bytes = max_loaded_bytes
         self._on_swap = on_swap
+        self._die = die
         self._serving: dict[str, int] = {}
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._refused: dict[str, Refusal] = {}
@@ -268,6 +271,8 @@ class Engine:
         try:
             sampler = Sampler(generator, network, self._device, self._max_batch_size)
         except (ValueError, RuntimeError) as error:  # NaN, or no room on the device
+            if is_device_broken(error):
+                self._die(f"the device failed: {error}")
             raise CheckpointError(f"{path} cannot be run: {error}") from error
         return Loaded(
             model=model,

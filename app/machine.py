@@ -1,4 +1,4 @@
-"""Owns what is read of the machine: memory of the device and of the process."""
+"""Owns what the machine says: memory of device and process, and what its errors mean."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,25 @@ from pathlib import Path
 import structlog
 import torch
 
+# Of errors after which a process gets nothing right from its device any more.
+_BROKEN = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "HIP error", "MPS backend error")
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+
 log = structlog.get_logger(__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less at once might do."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def is_device_broken(error: BaseException) -> bool:
+    """Whether the process had better end, since its device will answer nothing any more."""
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(t in str(error) for t in _BROKEN)
 
 
 def resident_bytes() -> int:

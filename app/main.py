@@ -1,5 +1,6 @@
 """Owns the assembly of the service: create_app and its lifespan, the only place objects meet."""
 
+import math
 import os
 import socket
 import threading
@@ -22,6 +23,7 @@ from app.context import Context
 from app.edge import Edge
 from app.engine import Engine
 from app.imports import DatasetImporter
+from app.life import Life
 from app.machine import device_memory
 from app.metrics import Metrics, Reading
 from app.routes import (
@@ -40,13 +42,14 @@ from app.shortway import ShortWay
 from app.store.store import Store
 from app.supervisor import WorkerSupervisor
 from app.uploads import MAX_FORM_BYTES
+from app.version import VERSION
+from app.watchdog import watch
 from training.model.files import locked
 from training.model.pressure import Pressure
 from training.model.registry import Registry
 from training.model.sampling import pick_device
 from training.model.threads import half_the_cores
 
-VERSION = "0.1.0"
 SERVE_LOCK = "serve.lock"
 
 log = structlog.get_logger(__name__)
@@ -101,12 +104,15 @@ def _operation_id(route: APIRoute) -> str:
 async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Context, None]:
     """Everything a service consists of, started in order and stopped in the reverse of it.
 
+    Models are loaded after it has begun to listen; `life` tells when they are.
+
     Raises BlockingIOError if another service uses the data directory.
     """
     async with AsyncExitStack() as stack:
+        life = Life()
         device = pick_device(settings.device)
         await to_thread.run_sync(_prepare_dirs, settings)
-        stack.enter_context(_alone(settings.data_dir / SERVE_LOCK))
+        stack.enter_context(_alone(settings))
         store = await to_thread.run_sync(Store.open, settings.database_path)
         stack.callback(store.close)
         registry = Registry(settings.models_dir)
@@ -119,8 +125,8 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             settings.max_batch_size,
             settings.max_loaded_bytes,
             on_swap=metrics.swapped,
+            die=life.die,
         )
-        await to_thread.run_sync(engine.refresh, settings.max_startup_bytes)
         pressure = Pressure(settings.pressure_path)
         stack.callback(pressure.close)
         batcher = Batcher(
@@ -130,6 +136,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             settings.max_queue_delay_ms,
             metrics,
             pressure=pressure.set,
+            die=life.die,
         )
         batcher.start()
         stack.push_async_callback(to_thread.run_sync, batcher.close)
@@ -142,7 +149,10 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             )
         )
 
-        stack.push_async_callback(to_thread.run_sync, _follow_aliases(engine, settings.poll_sec))
+        stack.push_async_callback(
+            to_thread.run_sync, watch(batcher, settings.max_batch_sec, life.die)
+        )
+        stack.push_async_callback(to_thread.run_sync, _follow_aliases(engine, settings, life))
         importer = DatasetImporter(settings, store)
         await to_thread.run_sync(importer.start)
         stack.push_async_callback(to_thread.run_sync, importer.close)
@@ -160,16 +170,32 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             metrics,
             supervisor.wake,
             ByteCache(settings.image_cache_bytes),
+            life,
+            supervisor,
         )
 
 
 @contextmanager
-def _alone(lock: Path) -> Generator[None]:
+def _alone(settings: Settings) -> Generator[None]:
     """The only service on its data directory; who comes second reads in the lock who is there."""
+    lock = settings.data_dir / SERVE_LOCK
     with locked(lock, wait=False):
         with suppress(OSError):  # a full disk is no reason not to serve
-            lock.write_text(f"{socket.gethostname()}:{os.getpid()}\n", "utf-8")
+            lock.write_text(
+                f"{socket.gethostname()}:{os.getpid()} at {settings.address}\n", "utf-8"
+            )
         yield
+
+
+def other_service(data_dir: Path) -> str | None:
+    """Which service uses the data directory: host, process and address; None if none does."""
+    if not (data_dir / SERVE_LOCK).exists():
+        return None
+    try:
+        with locked(data_dir / SERVE_LOCK, wait=False):
+            return None
+    except BlockingIOError:
+        return (data_dir / SERVE_LOCK).read_text("utf-8").strip() or "whose name nobody could write"
 
 
 def _prepare_dirs(settings: Settings) -> None:
@@ -183,16 +209,30 @@ def _prepare_dirs(settings: Settings) -> None:
         directory.mkdir(parents=True, exist_ok=True)
 
 
-def _follow_aliases(engine: Engine, poll_sec: float) -> Callable[[], None]:
-    """Look at the aliases every `poll_sec`, since other processes move them; returns its end."""
+def _follow_aliases(engine: Engine, settings: Settings, life: Life) -> Callable[[], None]:
+    """Load what serves, then look at the aliases every `poll_sec`, since other processes move them.
+
+    Returns what ends it.
+    """
     stopping = threading.Event()
 
+    def look(max_bytes: float = math.inf) -> None:
+        try:
+            engine.refresh(max_bytes)
+        except (OSError, ValueError) as error:  # what serves now goes on serving
+            log.error("the models directory cannot be read", reason=str(error))
+
     def follow() -> None:
-        while not stopping.wait(poll_sec):
-            try:
-                engine.refresh()
-            except (OSError, ValueError) as error:  # what serves now goes on serving
-                log.error("the models directory cannot be read", reason=str(error))
+        life.tell("loading models and warming up")
+        try:
+            look(settings.max_startup_bytes)
+        except Exception as error:  # it would be unready for ever, without a word
+            log.exception("the start failed")
+            life.die(f"the start failed: {error}")
+            return
+        life.begin()
+        while not stopping.wait(settings.poll_sec):
+            look()
 
     thread = threading.Thread(target=follow, name="aliases", daemon=True)
     thread.start()

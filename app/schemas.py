@@ -456,11 +456,39 @@ class Ready(Answer):
     refused: list[str]
 
 
-class Status(Answer):
-    """What is served, on what, and how much is waiting."""
+class InMemory(Answer):
+    """A version in memory: what serves by default, and what was asked for by number."""
 
+    model: str
+    version: int
+    certificate: str
+    num_bytes: int
+
+
+class WorkerStatus(Answer):
+    """The worker that this service keeps; `off` where another command runs it."""
+
+    state: Literal["off", "running", "restarting"]
+    pid: int | None
+
+
+class Status(Answer):
+    """How the service is: what is served, on what, and how much is waiting.
+
+    phase: `doing` says what keeps it from being ready. models: the version that serves by default.
+    """
+
+    version: str
+    phase: Literal["starting", "ready", "draining", "dead"]
+    doing: str
+    uptime_sec: float
     device: str
+    device_memory_bytes: dict[str, int]
     models: dict[str, int]
+    loaded: list[InMemory]
     refused: dict[str, Refused]
     queued_images: int
     jobs: dict[str, int]
+    datasets: dict[str, int]
+    worker: WorkerStatus
+    disk_free_bytes: int

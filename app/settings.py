@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
 
+    # How long a service that was told to stop still takes requests, so that others learn of it.
+    drain_sec: float = Field(default=1, ge=0, le=10)
+
     # One line of the log for each request but probes and scrapes.
     log_requests: bool = True
 
@@ -36,6 +39,7 @@ class Settings(BaseSettings):
     max_queue_delay_ms: float = Field(default=0, ge=0, le=1000)
     max_queue_size: int = Field(default=4096, ge=1)
     max_queue_wait_ms: float = Field(default=2000, gt=0)
+    max_batch_sec: float = Field(default=120, gt=0)
     max_images_per_request: int = Field(default=1024, ge=1, le=1024)
     max_pixels_per_request: int = Field(default=100_000_000, ge=1)
     max_images_per_stream: int = Field(default=100_000, ge=1, le=1_000_000)
@@ -156,6 +160,12 @@ class Settings(BaseSettings):
         """The devices of each job that runs at once."""
         devices, size = self.training_devices or (self.device,), self.gpus_per_job
         return [devices[i : i + size] for i in range(0, len(devices), size)]
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def models_dir(self) -> Path:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Literal
 
 import structlog
 
@@ -13,6 +14,8 @@ from app.settings import Settings
 STOP_GRACE_SEC = 30.0
 GOOD_LIFE_SEC = 5.0
 MAX_RESTART_WAIT_SEC = 30.0
+
+WorkerState = Literal["off", "running", "restarting"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +49,31 @@ class WorkerSupervisor:
             except BrokenPipeError:
                 log.info("the worker is being restarted and will look by itself")
 
-    def close(self) -> None:
-        """Stop the worker: it saves what it trains, and another one goes on from there."""
+    @property
+    def state(self) -> WorkerState:
+        """`restarting` between a death and the next start."""
+        if not self._thread.is_alive():
+            return "off"
+        process = self._process
+        return "running" if process is not None and process.returncode is None else "restarting"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker, if it runs."""
+        process = self._process
+        return process.pid if process is not None and self.state == "running" else None
+
+    def stop(self) -> None:
+        """Tell the worker to save what it trains and end, for good; returns at once."""
         self._stopping.set()
         with self._lock:
-            process = self._process
-            if process is not None:
-                process.terminate()
+            if self._process is not None:
+                self._process.terminate()
+
+    def close(self) -> None:
+        """Stop the worker and wait for it: another one goes on from what it saved."""
+        self.stop()
+        process = self._process
         if process is not None:
             try:
                 process.wait(STOP_GRACE_SEC)

@@ -145,7 +145,8 @@ class Service:
 
 
 @contextmanager
-def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
+def running(data_dir: Path, wait: bool = True, **settings: Any) -> Iterator[Service]:
+    """`wait`: until models are loaded, which happens after it has begun to answer."""
     values = {"data_dir": data_dir, "device": "cpu", "start_worker": False, "serving_threads": 1}
     values |= {"max_queue_wait_ms": 60_000}
     # Aliases are looked at when a test says so, never by the clock.
@@ -156,6 +157,7 @@ def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
         portal = stack.enter_context(start_blocking_portal())
         lifespan = app.router.lifespan_context(app)
         stack.enter_context(portal.wrap_async_context_manager(lifespan))
+        assert not wait or app.state.context.life.started.wait(PATIENCE_SEC)
         yield Service(app, portal)
 
 

@@ -84,7 +84,10 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> No
 def test_a_second_service_on_the_same_data_is_refused_in_one_line(tmp_path: Path, start) -> None:
     with start():
         told = run_for_real("serve", "--data-dir", tmp_path / "data", "--port", 0)
-    assert f"another service, {socket.gethostname()}:{os.getpid()}, uses {tmp_path}" in told
+    assert (
+        f"another service, {socket.gethostname()}:{os.getpid()} at http://127.0.0.1:8000, uses"
+        in told
+    )
 
 
 def run_for_real(*args: object) -> str:

@@ -1,5 +1,7 @@
 import re
 
+from app.version import VERSION
+
 
 def test_a_process_that_answers_is_live(toy) -> None:
     answer = toy.get("/health/live")
@@ -45,7 +47,13 @@ def test_a_service_whose_only_model_is_damaged_starts_and_says_so(
 
 def test_the_status_tells_what_serves_and_what_waits(toy) -> None:
     status = toy.get("/v1/status").json()
-    assert status["device"] == "cpu"
+    assert (status["device"], status["phase"], status["doing"]) == ("cpu", "ready", "")
+    assert status["version"] == VERSION
+    assert {f"{v['model']}@{v['version']}" for v in status["loaded"]} >= {"plain@1", "toy@1"}
+    assert all(len(v["certificate"]) == 12 and v["num_bytes"] > 0 for v in status["loaded"])
+    assert status["worker"] == {"state": "off", "pid": None}
+    assert set(status["datasets"].values()) == {0}
+    assert min(status["disk_free_bytes"], status["uptime_sec"]) > 0
     assert status["models"] == {"plain": 1, "toy": 1}
     assert (status["refused"], status["queued_images"]) == ({}, 0)
     assert set(status["jobs"].values()) == {0}
