@@ -51,6 +51,8 @@ from training.model.sampling import pick_device
 from training.model.threads import half_the_cores
 
 SERVE_LOCK = "serve.lock"
+LOADER = "aliases"  # the thread that loads what serves
+_LOADER_GRACE_SEC = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -234,11 +236,11 @@ def _follow_aliases(engine: Engine, settings: Settings, life: Life) -> Callable[
         while not stopping.wait(settings.poll_sec):
             look()
 
-    thread = threading.Thread(target=follow, name="aliases", daemon=True)
+    thread = threading.Thread(target=follow, name=LOADER, daemon=True)
     thread.start()
 
     def stop() -> None:
         stopping.set()
-        thread.join()
+        thread.join(_LOADER_GRACE_SEC)  # it only reads; what it loads nobody will ask for
 
     return stop

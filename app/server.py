@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.life import EXIT_DEAD, Life
-from app.main import create_app
+from app.main import LOADER, create_app
 from app.settings import Settings
 
 GRACE_SEC = 20  # requests and streams that are still open after so long are cut
@@ -177,6 +177,8 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _was_handled)
     _Server(config, app).run([listening])
+    if any(thread.name == LOADER for thread in threading.enumerate()):
+        os._exit(0)  # a model is being loaded still, and Python would not end well beside it
 
 
 def _was_handled(number: int, frame: FrameType | None) -> None:

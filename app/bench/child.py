@@ -83,6 +83,11 @@ class Child:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def rss_bytes(self) -> int:
         """Resident memory of the process itself, without its children (Linux)."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
