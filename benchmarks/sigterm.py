@@ -1,8 +1,8 @@
-"""Owns the proof that a service which is told to stop under load fails no request that it took.
+"""Owns the proof that a service which is told to stop under load fails no request it took.
 
-Clients on keep-alive connections ask for PNGs and arrays of 64, without a pause, when SIGTERM comes;
-they go on, and connect again, until nobody listens. A request counts as taken once it was written to
-a connection that was made: each of them must get its answer, whole.
+Clients on keep-alive connections ask for PNGs and arrays of 64, without a pause, when SIGTERM
+comes; they go on, and connect again, until nobody listens. A request counts as taken once it was
+written to a connection that was made: each of them must get its answer, whole.
 Only a connection that is refused is no failure. The service must end by itself with 0, within 30 s.
 """
 
