@@ -16,8 +16,11 @@ from app.terminal import AsJson, DataDir, fail, local_engine, open_store, settin
 from training.model.registry import Registry
 
 if TYPE_CHECKING:
+    from app.checkup import Check
     from app.retention import Item
     from app.store.store import Store
+
+_NEEDED = ("device", "permissions", "database")  # to look at the data at all
 
 
 def gc(
@@ -59,26 +62,62 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look for damage, load what would serve, say under which certificate; 1 if all is not well."""
+    """Check the machine, look for damage, load what would serve, say under which certificate.
+
+    Ends with 0 if all is well, 1 for damaged data, 2 if it could not look, and with the code of
+    the first check of the machine that failed: 10 versions, 11 device, 12 permissions, 13 disk,
+    14 port, 15 database.
+    """
+    from app.checkup import checks, exit_code
     from app.logs import configure_logs
+    from app.main import other_service
 
     configure_logs(logging.CRITICAL)
     settings = _existing(data_dir)
-    findings = _examined(settings, repair=repair)
     with told_errors():
-        engine = local_engine(data_dir, device, settings)
-        engine.refresh()
-        loaded = [engine.get(model, version) for model, version in engine.serving().items()]
-    serving = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
-    refused = [f"{model}@{r.version or '?'}" for model, r in engine.refused().items()]
+        found = list(checks(settings, device, other_service(data_dir)))
+    if not as_json:
+        for check in found:
+            typer.echo(check.line)
+    if code := exit_code([check for check in found if check.name in _NEEDED]):
+        if as_json:
+            _print_json(found, [], [], [])
+        raise SystemExit(code)  # what comes next would fail for the same reason
+    findings = _examined(settings, repair=repair)
+    serving, refused = _serving(settings, device)
     if as_json:
-        told = {"serving": serving, "refused": refused, "findings": findings}
-        typer.echo(json.dumps(told, indent=2))
+        _print_json(found, serving, refused, findings)
     else:
         _tell(serving, findings)
     for ref in refused:
         typer.echo(f"Error: {ref} is the champion and cannot be loaded; see its log", err=True)
-    raise SystemExit(1 if refused or any(f["repaired"] is None for f in findings) else 0)
+    damaged = bool(refused) or any(f["repaired"] is None for f in findings)
+    raise SystemExit(exit_code(found) or int(damaged))
+
+
+def _print_json(
+    found: "list[Check]",
+    serving: list[dict[str, Any]],
+    refused: list[str],
+    findings: list[dict[str, str | None]],
+) -> None:
+    told = {
+        "checks": [{"ok": check.ok, **vars(check)} for check in found],
+        "serving": serving,
+        "refused": refused,
+        "findings": findings,
+    }
+    typer.echo(json.dumps(told, indent=2))
+
+
+def _serving(settings: Settings, device: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """What would serve, under which certificate; and the champions that cannot be loaded."""
+    with told_errors():
+        engine = local_engine(settings.data_dir, device, settings)
+        engine.refresh()
+        loaded = [engine.get(model, version) for model, version in engine.serving().items()]
+    serving = [{"serves": v.ref, "id": v.certificate_id, **vars(v.certificate)} for v in loaded]
+    return serving, [f"{model}@{r.version or '?'}" for model, r in engine.refused().items()]
 
 
 def _examined(settings: Settings, *, repair: bool) -> list[dict[str, str | None]]:

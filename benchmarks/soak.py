@@ -4,8 +4,8 @@
 
 For the whole time clients ask for images at a steady rate, jobs train one after another and
 promote what they made, and the champion is moved to and fro by hand. The figures of the last minute
-are held against those of the fifth. Caches are small, so that they are full by then: what is measured is what
-comes back, not what a cache may hold.
+are held against those of the fifth. Caches are small, so that they are full by then: what is
+measured is what comes back, not what a cache may hold.
 """
 
 import asyncio
@@ -136,7 +136,7 @@ async def soak(child: Child, minutes: float, verdicts: Verdicts) -> None:
             task.cancel()
         result = load.cut()
     verdicts.note(
-        f"{minutes:g} minutes: {result.ok:,} requests answered (p50 {result.latency_ms(0.5):.1f} ms,"
+        f"{minutes:g} minutes: {result.ok:,} answers (p50 {result.latency_ms(0.5):.1f} ms,"
         f" p99 {result.latency_ms(0.99):.1f} ms), {work.jobs} jobs, {work.swaps} swaps by hand"
     )
     some = work.refused

@@ -1,6 +1,8 @@
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,15 +10,17 @@ import structlog
 from click.testing import Result
 from typer.testing import CliRunner
 
+from app.checkup import CODES
 from app.cli import cli
 from app.store.store import Store
 from training.model.registry import Registry
 
 
 @pytest.fixture(autouse=True)
-def _logs() -> Iterator[None]:
+def _logs(monkeypatch) -> Iterator[None]:
     """Verbs say how it is logged, for the rest of the process."""
     before = structlog.get_config()
+    monkeypatch.setenv("NOISEWELL_PORT", "0")  # whatever listens on this machine
     yield
     structlog.configure(**before)
 
@@ -155,6 +159,75 @@ def test_people_get_a_table(data_dir: Path) -> None:
     told = run(data_dir, "doctor").stdout
     assert "toy@3" in told
     assert "noisewell doctor --repair" in told
+
+
+# The machine
+
+
+def test_every_check_is_a_line(data_dir: Path) -> None:
+    lines = run(data_dir, "doctor").stdout.splitlines()[: len(CODES)]
+    assert [line.split()[:2] for line in lines] == [["✓", name] for name in CODES]
+
+
+def no_device(data_dir: Path, monkeypatch) -> None:
+    def none(name: str) -> None:
+        raise ValueError("no such device")
+
+    monkeypatch.setattr("app.checkup.pick_device", none)
+
+
+def no_writing(data_dir: Path, monkeypatch) -> None:
+    modes = {"R_OK": os.R_OK, "W_OK": os.W_OK, "X_OK": os.X_OK, "geteuid": os.geteuid}
+    closed = SimpleNamespace(access=lambda path, mode: False, **modes)
+    monkeypatch.setattr("app.checkup.os", closed)
+
+
+def no_room(data_dir: Path, monkeypatch) -> None:
+    monkeypatch.setattr("app.checkup.free_bytes", lambda path: 1000)
+
+
+def no_port(data_dir: Path, monkeypatch) -> None:
+    def taken(*args: object, **options: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr("app.checkup.socket.create_server", taken)
+
+
+def no_database(data_dir: Path, monkeypatch) -> None:
+    (data_dir / "noisewell.sqlite3").write_bytes(b"this is no database, however long it goes on")
+
+
+def no_torch(data_dir: Path, monkeypatch) -> None:
+    monkeypatch.setattr("app.checkup.requires", lambda name: ["torch==9.9.9"])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("versions", no_torch),
+        ("device", no_device),
+        ("permissions", no_writing),
+        ("disk", no_room),
+        ("port", no_port),
+        ("database", no_database),
+    ],
+)
+def test_a_check_that_fails_has_a_code_of_its_own_and_names_the_fix(
+    data_dir: Path, monkeypatch, name: str, harm: Callable[[Path, Any], None]
+) -> None:
+    harm(data_dir, monkeypatch)
+    result = run(data_dir, "doctor", "--json")
+    assert result.exit_code == CODES[name]
+    failed = [check for check in json.loads(result.stdout)["checks"] if not check["ok"]]
+    assert [check["name"] for check in failed] == [name]
+    assert failed[0]["fix"]
+    assert any(line.startswith("✗ " + name) for line in run(data_dir, "doctor").stdout.splitlines())
+
+
+def test_the_port_of_a_service_that_runs_here_is_well(data_dir: Path, start: Any) -> None:
+    with start():
+        told = run(data_dir, "doctor").stdout
+    assert "✓ port         a service runs here: " in told
 
 
 # gc
