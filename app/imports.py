@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.children import scrubbed_environment
-from app.errors import ConflictError, QuotaError, UnavailableError
+from app.errors import ConflictError, NotFoundError, QuotaError, UnavailableError
 from app.settings import Settings
 from app.store.datasets import StoredDataset
 from app.store.store import Store
@@ -96,6 +96,7 @@ class DatasetImporter:
         self._queue: deque[str] = deque()
         self._news = threading.Condition()
         self._stopping = False
+        self._receiving: dict[str, int] = {}
         self._current: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._told: BinaryIO | None = None
@@ -151,28 +152,45 @@ class DatasetImporter:
                 retry_after_sec=10,
             )
 
-    def check_quota(self, more_bytes: int = 0) -> None:
-        """Raises QuotaError unless one more dataset, of an upload of so many bytes, may be."""
+    def check_quota(self, more_bytes: int = 0, dataset_id: str = "") -> None:
+        """Raises QuotaError unless one more dataset, that one, of so many bytes, may be."""
         settings = self._settings
-        held = [d for d in self._store.list_datasets() if d.status != "failed"]
+        ready = [d.id for d in self._store.list_datasets() if d.status != "failed"]
+        held = {*ready, *self._receiving} - {dataset_id}
         if len(held) >= settings.max_datasets:
             raise QuotaError(
                 f"There are {len(held):,} datasets, as many as max_datasets allows; delete one"
                 " first."
             )
-        used = sum(self._bytes_of(d.id) for d in held)
+        used = sum(map(self._bytes_of, held))
         if used + more_bytes > settings.max_datasets_bytes:
             raise QuotaError(
-                f"Datasets take {used:,} bytes and this upload has {more_bytes:,};"
+                f"Datasets and uploads take {used:,} bytes and this one {more_bytes:,};"
                 f" max_datasets_bytes allows {settings.max_datasets_bytes:,}: delete a dataset"
                 " first."
             )
 
+    def expect(self, dataset_id: str, num_bytes: int) -> None:
+        """Keep room for an upload that begins, until `accept` or `unexpect`; 0 bytes: not said.
+
+        Raises QuotaError.
+        """
+        with self._news:
+            self.check_quota(num_bytes, dataset_id)
+            self._receiving[dataset_id] = num_bytes
+
+    def unexpect(self, dataset_id: str) -> None:
+        """The upload has ended, however it did."""
+        self._receiving.pop(dataset_id, None)
+
     def _bytes_of(self, dataset_id: str) -> int:
-        """What its upload and its packed files take, of those that are there by now."""
+        """What its upload takes, or will as was said, and its packed files."""
+        upload = max(self._receiving.get(dataset_id, 0), _size(self.upload_path(dataset_id)))
+        return upload + self._packed_bytes(dataset_id)
+
+    def _packed_bytes(self, dataset_id: str) -> int:
         pack = self.dataset_path(dataset_id)
-        packed = pack.iterdir() if pack.is_dir() else ()
-        return sum(map(_size, (self.upload_path(dataset_id), *packed)))
+        return sum(map(_size, pack.iterdir())) if pack.is_dir() else 0
 
     def accept(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
         """Record and queue the upload at `upload_path`; when this returns it is on the disk.
@@ -184,26 +202,27 @@ class DatasetImporter:
         try:
             with self._news:
                 self.check_room()
-                self.check_quota(_size(upload))
+                self.check_quota(_size(upload), dataset_id)
                 self._check_base(request)
                 self._settings.uploads_dir.mkdir(parents=True, exist_ok=True)
                 write_json(self._request_path(dataset_id), asdict(request))
-                dataset = self._record(dataset_id, request)
+                name = None if request.source else upload.name
+                dataset = self._store.create_dataset(dataset_id, request.name, name)
                 self._queue.append(dataset_id)
                 self._news.notify_all()
         except BaseException:
-            self._remove_upload(dataset_id)
+            self._take_back(dataset_id)
             raise
         return dataset
 
-    def _record(self, dataset_id: str, request: ImportRequest) -> StoredDataset:
+    def _take_back(self, dataset_id: str) -> None:
+        """The upload, and its row: it may be there although its commit failed, in a last sync."""
         try:
-            upload = None if request.source else self.upload_path(dataset_id).name
-            return self._store.create_dataset(dataset_id, request.name, upload)
-        except SQLAlchemyError:  # perhaps the row is there: the disk may fail in its last sync
-            with suppress(SQLAlchemyError):
-                self._store.finish_dataset(dataset_id, "failed", error=NOT_RECORDED)
-            raise
+            self._store.finish_dataset(dataset_id, "failed", error=NOT_RECORDED)
+        except SQLAlchemyError:
+            log.exception("upload is left for the next start", dataset=dataset_id)
+        else:
+            self._remove_upload(dataset_id)
 
     def _check_base(self, request: ImportRequest) -> None:
         if request.append_to is None:
@@ -229,8 +248,9 @@ class DatasetImporter:
                 )
             if dataset_id == self._current:
                 self._signal_child(signal.SIGKILL)  # the thread clears up behind it
-            elif dataset_id in self._queue:
-                self._queue.remove(dataset_id)
+            else:
+                with suppress(ValueError):  # it is left for the next start
+                    self._queue.remove(dataset_id)
                 self._remove_upload(dataset_id)
         log.info("import cancelled", dataset=dataset_id)
         return self._store.get_dataset(dataset_id)
@@ -380,6 +400,9 @@ class DatasetImporter:
     def _finish(self, dataset_id: str, error: str) -> None:
         """By what lies on the disk, since a pack is published whole or not at all."""
         manifest = self._manifest(dataset_id)
+        if manifest is not None and (over := self._over_quota(dataset_id)):
+            self.remove(dataset_id)
+            manifest, error = None, over
         if manifest is not None:
             self._store.finish_dataset(dataset_id, "ready", summary=manifest)
         else:
@@ -389,8 +412,19 @@ class DatasetImporter:
         self._remove_staged(dataset_id)
         self._remove_upload(dataset_id)
 
+    def _over_quota(self, dataset_id: str) -> str:
+        """Packed images may take more than their upload did; what there is to say if too much."""
+        try:
+            self.check_quota(self._packed_bytes(dataset_id), dataset_id)
+        except QuotaError as error:
+            return error.detail
+        return ""
+
     def _is_cancelled(self, dataset_id: str) -> bool:
-        return self._store.get_dataset(dataset_id).status == "failed"
+        try:
+            return self._store.get_dataset(dataset_id).status == "failed"
+        except NotFoundError:  # and deleted since
+            return True
 
     def _give_up(self, dataset_id: str, reason: str) -> None:
         try:

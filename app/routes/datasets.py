@@ -159,16 +159,20 @@ def _accept_folder(ctx: Context, asked: ServerFolder) -> StoredDataset:
 
 
 async def _from_upload(request: Request, ctx: Context) -> StoredDataset:
-    await to_thread.run_sync(_check_disk, ctx, request.headers.get("content-length", ""))
     dataset_id = new_dataset_id()
     path = ctx.importer.upload_path(dataset_id)
-    fields = await receive_upload(
-        request,
-        {"file": path, "labels": ctx.importer.labels_path(dataset_id)},
-        names=FIELDS,
-        max_file_bytes=ctx.settings.max_upload_bytes,
-    )
-    return await to_thread.run_sync(_accept, ctx, dataset_id, path, fields)
+    try:
+        length = request.headers.get("content-length", "")
+        await to_thread.run_sync(_make_room, ctx, dataset_id, length)
+        fields = await receive_upload(
+            request,
+            {"file": path, "labels": ctx.importer.labels_path(dataset_id)},
+            names=FIELDS,
+            max_file_bytes=ctx.settings.max_upload_bytes,
+        )
+        return await to_thread.run_sync(_accept, ctx, dataset_id, path, fields)
+    finally:
+        ctx.importer.unexpect(dataset_id)
 
 
 @router.get("")
@@ -304,12 +308,13 @@ def _told(ctx: Context, dataset_id: str, name: str) -> Path:
 # What an upload may ask for
 
 
-def _check_disk(ctx: Context, declared: str) -> None:
+def _make_room(ctx: Context, dataset_id: str, declared: str) -> None:
     """Before the body is read, by its length if its sender said it."""
-    ctx.importer.check_quota(int(declared) if declared.isdecimal() else 0)
+    num_bytes = int(declared) if declared.isdecimal() else 0
+    ctx.importer.expect(dataset_id, num_bytes)
     free = free_bytes(ctx.settings.data_dir)
-    if declared.isdecimal() and int(declared) > free:
-        raise StorageFullError(int(declared), free)
+    if num_bytes > free:
+        raise StorageFullError(num_bytes, free)
 
 
 def _accept(ctx: Context, dataset_id: str, path: Path, fields: dict[str, str]) -> StoredDataset:

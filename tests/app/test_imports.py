@@ -196,8 +196,82 @@ def test_a_packed_dataset_counts_for_the_quota(house: House) -> None:
     importer.dataset_path("ds_1").mkdir(parents=True)
     (importer.dataset_path("ds_1") / "images.npy").write_bytes(bytes(600))
     importer.check_quota(400)
-    with pytest.raises(QuotaError, match="take 600 bytes and this upload has 401"):
+    with pytest.raises(QuotaError, match="take 600 bytes and this one 401"):
         importer.check_quota(401)
+
+
+def test_uploads_on_their_way_count_for_the_quota_until_they_have_ended(house: House) -> None:
+    limits = {"max_datasets_bytes": 1000, "max_datasets": 2}
+    house.settings = house.settings.model_copy(update=limits)
+    importer = house.importer()
+    importer.expect("ds_1", 600)
+    with pytest.raises(QuotaError, match="take 600 bytes and this one 401"):
+        importer.expect("ds_2", 401)
+    importer.expect("ds_2", 0)  # its length was not said
+    with pytest.raises(QuotaError, match="max_datasets"):
+        importer.expect("ds_3", 0)
+    importer.upload_path("ds_2").write_bytes(bytes(300))
+    importer.unexpect("ds_1")
+    with pytest.raises(QuotaError, match="take 300 bytes"):
+        importer.expect("ds_3", 701)
+    importer.expect("ds_3", 700)
+
+
+def test_images_that_take_too_much_once_they_are_packed_are_removed(house: House) -> None:
+    house.settings = house.settings.model_copy(update={"max_datasets_bytes": 5000})
+    importer = house.importer()
+    importer.start()
+    dataset_id = house.upload(importer)
+    importer.accept(dataset_id, ImportRequest("letters", 64, 3))
+    failed = house.ended(dataset_id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "max_datasets_bytes allows 5,000" in failed.error
+    importer.close()
+    assert list(house.settings.datasets_dir.iterdir()) == []
+
+
+def test_a_dataset_that_is_deleted_as_its_import_is_cancelled_does_not_end_the_importer(
+    house: House,
+) -> None:
+    started, end = house.settings.data_dir / "started", house.settings.data_dir / "end"
+    os.mkfifo(started)
+    os.mkfifo(end)
+    wait = f"open({str(started)!r}, 'w').close(), open({str(end)!r}).read()"
+    importer = house.importer(f"import os; os.path.exists({str(started)!r}) and ({wait})")
+    importer.start()
+    first, second = house.upload(importer), house.upload(importer)
+    importer.accept(first, REQUEST)
+    started.read_bytes()  # returns once the child has opened it
+    house.store.finish_dataset(first, "failed", error=CANCELLED)
+    importer.delete(first, lambda: None)
+    started.unlink()  # the second one waits for nothing
+    importer.accept(second, REQUEST)
+    end.write_bytes(b"")
+    assert house.ended(second).status == "failed"
+
+
+def test_an_upload_whose_row_is_doubtful_is_imported_by_the_next_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importer = house.importer()
+    create = house.store.create_dataset
+
+    def broken(*_arguments: object, **_named: object) -> bool:
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    def committed(*arguments: str) -> StoredDataset:
+        create(*arguments)
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    dataset_id = house.upload(importer)
+    with monkeypatch.context() as patch:
+        patch.setattr(house.store, "create_dataset", committed)
+        patch.setattr(house.store, "finish_dataset", broken)
+        with pytest.raises(OperationalError):
+            importer.accept(dataset_id, REQUEST)
+    house.importer().start()
+    assert house.ended(dataset_id).status == "ready"
 
 
 def test_an_import_that_was_queued_goes_on_after_a_restart_as_it_was_asked(house: House) -> None:
