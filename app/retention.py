@@ -67,8 +67,11 @@ def leftovers(settings: Settings) -> Iterator[Item]:
         settings.datasets_dir,
         settings.uploads_dir,
     ):
+        last = None
         for path in sorted(tree.rglob(".*.tmp")):
-            if _is_left(path):
+            within = last is not None and path.is_relative_to(last)  # goes with it
+            if not within and _is_left(path):
+                last = path
                 size, removal = size_of(path), partial(_removed, path)
                 yield Item(path, "leftover", size, "its process is gone", removal)
     for path in sorted(settings.models_dir.glob("*/.*.deleted")):
@@ -88,7 +91,10 @@ def _is_left(path: Path) -> bool:
 
 
 def _removed(path: Path) -> bool:
-    remove(path)
+    try:
+        remove(path)
+    except FileNotFoundError:  # a service that starts clears up as well
+        return False
     return True
 
 

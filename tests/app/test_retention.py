@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.caretaker import Caretaker
-from app.retention import collect
+from app.retention import collect, leftovers
 from app.settings import Settings
 from app.store.jobs import NewJob
 from app.store.store import Store
@@ -166,6 +166,15 @@ def test_a_kill_while_a_run_goes_leaves_it_whole_or_hidden(
 # Leftovers
 
 
+def test_a_leftover_that_somebody_else_removes_meanwhile_ends_no_round(house: House) -> None:
+    path = house.data_dir / "uploads" / f".ds_1.json.{ended_pid()}.tmp"
+    path.parent.mkdir()
+    path.write_bytes(b"{")
+    (item,) = leftovers(house.settings())
+    path.unlink()
+    assert not item.remove()
+
+
 def ended_pid() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -180,7 +189,9 @@ def test_what_a_process_that_is_gone_was_writing_goes(
     (models / "toy" / f".version.{gone}.0123abcd.tmp").mkdir()
     (models / "toy" / f".aliases.json.{gone}.tmp").write_bytes(b"{")
     (run / f".state.json.{gone}.tmp").write_bytes(b"{")
-    (house.data_dir / "datasets" / f".import-x.{gone}.0123abcd.tmp").mkdir(parents=True)
+    staged = house.data_dir / "datasets" / f".import-x.{gone}.0123abcd.tmp"
+    staged.mkdir(parents=True)
+    (staged / f".manifest.json.{gone}.tmp").write_bytes(b"{")  # goes with it, not by itself
     (house.data_dir / "uploads").mkdir()
     (house.data_dir / "uploads" / f".ds_1.json.{gone}.tmp").write_bytes(b"{")
     ours = [run / f".state.json.{os.getpid()}.tmp", run / ".other.tmp"]
