@@ -89,7 +89,7 @@ def _class_warnings(dataset: Dataset) -> list[str]:
     shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
     return [
         f"few images to train on in {shown}: such classes come out poor and repetitive; "
-        "augment=ada helps"
+        "augment=ada with augment_p=0.3 helps"
     ]
 
 

@@ -138,7 +138,9 @@ def train(folder: Path, extra: list[str]) -> float:
     """`noisewell train FOLDER`, in the folder that holds it; seconds that it took."""
     began = time.monotonic()
     command = [sys.executable, "-m", "app.cli", "train", folder.name, *extra]
-    subprocess.run(command, cwd=folder.parent, check=True)
+    code = subprocess.run(command, cwd=folder.parent, check=False).returncode
+    if code:
+        raise SystemExit(f"noisewell train {folder.name} ended with {code}")
     return time.monotonic() - began
 
 
