@@ -16,6 +16,9 @@ from pydantic import SecretStr
 
 HIDDEN = "***"
 
+# Without one of these nothing below finds anything; a line a request must cost little.
+_HINT = re.compile("bearer|authorization|key|token|password|secret", re.IGNORECASE)
+
 _SECRETS = (
     (re.compile(r"(?i)(bearer\s+)[^\s\"',;]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*b?[\"']?)[^\"'\r\n,}]+"), rf"\1{HIDDEN}"),
@@ -60,6 +63,8 @@ class Scrub:
         """`text` without them."""
         for key in self._known:
             text = text.replace(key, HIDDEN)
+        if _HINT.search(text) is None:
+            return text
         for pattern, hidden in _SECRETS:
             text = pattern.sub(hidden, text)
         return text
@@ -75,15 +80,21 @@ class Scrub:
             case bool() | int() | float() | None:
                 return value
             case Mapping():
-                return {self.text(str(name)): self._named(name, v) for name, v in value.items()}
+                return {
+                    self.text(str(name)): self._named(str(name), v) for name, v in value.items()
+                }
             case list() | tuple() | set() | frozenset():
                 return [self._value(v) for v in value]
             case _:
                 return self.text(repr(value))
 
-    def _named(self, name: Any, value: Any) -> Any:
+    def _named(self, name: str, value: Any) -> Any:
         """A value of a mapping: under the name of a key it is one."""
-        if isinstance(value, str) and self.text(f"{name}: x") != f"{name}: x":
+        if (
+            isinstance(value, str)
+            and _HINT.search(name)
+            and self.text(f"{name}: x") != f"{name}: x"
+        ):
             return HIDDEN
         return self._value(value)
 

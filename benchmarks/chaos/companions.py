@@ -46,6 +46,20 @@ COMPANIONS = (
         full=10,
         sample=2,
     ),
+    Companion(
+        "SIGTERM under load",
+        "a service",
+        ("benchmarks/sigterm.py", "--rounds"),
+        full=50,
+        sample=3,
+    ),
+    Companion(
+        "jobs and swaps under load, for minutes",
+        "a service",
+        ("-m", "benchmarks.soak", "--minutes"),
+        full=30,
+        sample=3,
+    ),
 )
 
 
