@@ -58,10 +58,11 @@ class Work:
     refused: list[str] = field(default_factory=list[str])
 
 
-def look(child: Child, began: float) -> Sample:
+def look(child: Child, clients: int, began: float) -> Sample:
+    """`clients`: connections of ours, which are no descriptors that the service keeps."""
     proc = Path("/proc") / str(child.pid)
     threads = len(list((proc / "task").iterdir()))
-    descriptors = len(list((proc / "fd").iterdir()))
+    descriptors = len(list((proc / "fd").iterdir())) - clients
     return Sample(time.monotonic() - began, child.rss_bytes(), descriptors, threads)
 
 
@@ -128,7 +129,7 @@ async def soak(child: Child, minutes: float, verdicts: Verdicts) -> None:
         began = time.monotonic()
         while time.monotonic() - began < 60 * minutes:
             await asyncio.sleep(SAMPLE_SEC)
-            samples.append(look(child, began))
+            samples.append(look(child, load.connections, began))
             for task in beside:
                 if task.done():
                     task.result()
