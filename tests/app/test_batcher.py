@@ -299,7 +299,7 @@ async def test_an_answer_that_cannot_be_encoded_fails_alone() -> None:
 async def test_a_sampler_that_raises_fails_its_batch_only() -> None:
     async with open_desk() as desk:
         bad = FakeSampler()
-        bad.error = RuntimeError("out of memory")
+        bad.error = RuntimeError("shapes do not match")
         broken = load(bad, 2)
         await desk.hold()
         asked = await desk.queue([desk.ask(i, loaded=broken) for i in range(3)])
@@ -307,7 +307,7 @@ async def test_a_sampler_that_raises_fails_its_batch_only() -> None:
         desk.sampler.gate.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert bad.calls == [[0, 1, 2]]
-        assert [str(error) for error in answers[:3]] == ["out of memory"] * 3
+        assert [str(error) for error in answers[:3]] == ["shapes do not match"] * 3
         assert answers[3] == [9]
         assert desk.batcher.alive
 
