@@ -1,4 +1,4 @@
-"""Owns what every request passes first: the key and security headers."""
+"""Owns what every request passes first: the key and whether a browser may, security headers."""
 
 import hashlib
 import hmac
@@ -8,7 +8,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import problems
-from app.errors import UnauthorizedError
+from app.errors import NoisewellError, UnauthorizedError
+from app.origins import Origins
 
 PUBLIC_PREFIX = "/health/"
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -29,8 +30,9 @@ class Edge:
     constant time.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None, origins: Origins) -> None:
         self._app = app
+        self._origins = origins
         self._digest = _digest(api_key) if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,18 +59,27 @@ class Edge:
             elif not replaced:
                 await send_on(message)
 
-        if not self._allowed(scope):
-            error = UnauthorizedError(
-                "this path wants the service's key; send it as 'Authorization: Bearer <key>'"
-            )
+        try:
+            self._check(scope)
+        except NoisewellError as error:
             await problems.of(error)(scope, receive, send_on)
             return
         await self._app(scope, receive, send_problems)
 
-    def _allowed(self, scope: Scope) -> bool:
-        if self._digest is None or scope["path"].startswith(PUBLIC_PREFIX):
-            return True
+    def _check(self, scope: Scope) -> None:
+        """Raises the error to answer; a probe knows neither a key nor a name of the service."""
+        if scope["path"].startswith(PUBLIC_PREFIX):
+            return
         headers = Headers(scope=scope)
+        self._origins.check(scope["method"], headers)
+        if not self._knows(headers):
+            raise UnauthorizedError(
+                "this path wants the service's key; send it as 'Authorization: Bearer <key>'"
+            )
+
+    def _knows(self, headers: Headers) -> bool:
+        if self._digest is None:
+            return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return hmac.compare_digest(_digest(given), self._digest)

@@ -8,6 +8,8 @@ NoisewellError
 ├── UnsupportedTypeError   415  a body of another type than the route reads
 ├── UnauthorizedError      401  no key, or a wrong one
 ├── QuotaError             409  as many datasets, or bytes of them, as may be
+├── MisdirectedError       421  its Host is none that this service answers to
+├── CrossSiteError         403  another site's page sent it through a browser
 ├── ClientGoneError        499  nobody is left to answer
 ├── StorageFullError       507  the disk has no room for what was to be stored
 └── UnavailableError       503  no capacity now; says when to come back
@@ -81,6 +83,20 @@ class UnauthorizedError(NoisewellError):
 
     status = 401
     code = "unauthorized"
+
+
+class MisdirectedError(NoisewellError):
+    """The request's Host is none that this service answers to."""
+
+    status = 421
+    code = "wrong_host"
+
+
+class CrossSiteError(NoisewellError):
+    """A browser sent it for a page of another site."""
+
+    status = 403
+    code = "cross_site"
 
 
 class ClientGoneError(NoisewellError):

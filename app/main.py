@@ -20,12 +20,13 @@ from app.batcher import Batcher
 from app.bundled import install_bundled
 from app.cache import ByteCache
 from app.context import Context
-from app.edge import Edge
+from app.edge import Edge, is_loopback
 from app.engine import Engine
 from app.imports import DatasetImporter
 from app.life import Life
 from app.machine import device_memory
 from app.metrics import Metrics, Reading
+from app.origins import Origins
 from app.routes import (
     datasets,
     health,
@@ -93,7 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.add_handlers(app)
     app.add_middleware(ShortWay)
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    app.add_middleware(Edge, api_key=key)
+    origins = Origins(is_loopback(settings.host), settings.allowed_hosts)
+    app.add_middleware(Edge, api_key=key, origins=origins)
     app.add_middleware(Access, metrics=metrics, log_requests=settings.log_requests)
     return app
 

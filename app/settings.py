@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
 
+    # Host names it answers to besides those of loopback; their pages may change things too.
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+
     # How long a service that was told to stop still takes requests, so that others learn of it.
     drain_sec: float = Field(default=1, ge=0, le=10)
 
@@ -105,7 +108,7 @@ class Settings(BaseSettings):
         """An empty variable is a forgotten key, and must not count as one."""
         return value if value is not None and value.get_secret_value().strip() else None
 
-    @field_validator("promotion_rules", "training_devices", mode="before")
+    @field_validator("promotion_rules", "training_devices", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.replace(",", " ").split() if isinstance(value, str) else value

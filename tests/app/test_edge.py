@@ -8,6 +8,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.edge import Edge, is_loopback
+from app.origins import Origins
 
 KEY = "correct horse battery staple"
 PUBLIC = {"/health/live", "/health/ready"}
@@ -168,7 +169,7 @@ def send_through(app: ASGIApp, scope: Scope) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Edge(app, None)(scope, receive_nothing, send))  # type: ignore[arg-type]
+    asyncio.run(Edge(app, None, Origins(True, ()))(scope, receive_nothing, send))  # type: ignore[arg-type]
     return sent
 
 
