@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from app.data_cli import data_cli
-from app.edge import is_loopback
 from app.jobs_cli import jobs_cli
 from app.models_cli import models_cli
+from app.origins import is_loopback
 from app.terminal import (
     PASSED_ON,
     AsJson,

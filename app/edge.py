@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,14 +12,6 @@ from app.origins import Origins
 
 PUBLIC_PREFIX = "/health/"
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether listening on `host` reaches this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Edge:

@@ -20,13 +20,13 @@ from app.batcher import Batcher
 from app.bundled import install_bundled
 from app.cache import ByteCache
 from app.context import Context
-from app.edge import Edge, is_loopback
+from app.edge import Edge
 from app.engine import Engine
 from app.imports import DatasetImporter
 from app.life import Life
 from app.machine import device_memory
 from app.metrics import Metrics, Reading
-from app.origins import Origins
+from app.origins import Origins, is_loopback
 from app.routes import (
     datasets,
     health,

@@ -1,15 +1,23 @@
 """Owns which names the service answers to, and which sites' pages may change something in it."""
 
+import ipaddress
 import re
 
 from starlette.datastructures import Headers
 
 from app.errors import CrossSiteError, MisdirectedError
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HOST = re.compile(r"\[?([a-z0-9._:-]{1,253}?)\]?(:[0-9]{1,5})?")
 _SHOWN = 80
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` reaches this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Origins:
@@ -25,19 +33,21 @@ class Origins:
         Beyond it, without `allowed_hosts`, any Host is answered: a key is wanted there.
         """
         self._others = frozenset(host.lower() for host in allowed_hosts)
-        checked = loopback or self._others
-        self._hosts = _LOOPBACK | self._others if checked else None
+        self._checked = loopback or bool(self._others)
 
     def check(self, method: str, headers: Headers) -> None:
         """Raises MisdirectedError or CrossSiteError."""
         host = headers.get("host", "").lower()
-        if self._hosts is not None and host and _name(host) not in self._hosts:
+        if self._checked and host and not self._answers_to(_name(host)):
             raise MisdirectedError(
                 f"this service does not answer to the host {_shown(host)}; if that is a name of it,"
                 " put it in NOISEWELL_ALLOWED_HOSTS"
             )
         if method not in _SAFE:
             self._check_site(host, headers)
+
+    def _answers_to(self, name: str | None) -> bool:
+        return name is not None and (is_loopback(name) or name in self._others)
 
     def _check_site(self, host: str, headers: Headers) -> None:
         origin = headers.get("origin")

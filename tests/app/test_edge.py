@@ -7,8 +7,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.edge import Edge, is_loopback
-from app.origins import Origins
+from app.edge import Edge
+from app.origins import Origins, is_loopback
 
 KEY = "correct horse battery staple"
 PUBLIC = {"/health/live", "/health/ready"}

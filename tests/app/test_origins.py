@@ -7,7 +7,9 @@ from app.origins import Origins
 HOME = Origins(loopback=True, allowed_hosts=())
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "127.8.8.8:80"]
+)
 def test_a_name_of_loopback_is_answered(host: str) -> None:
     HOME.check("GET", Headers({"host": host}))
 
