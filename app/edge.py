@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+import re
+import secrets
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +14,7 @@ from app.origins import Origins
 
 PUBLIC_PREFIX = "/health/"
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
@@ -35,11 +38,11 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replaced = False
+        replaced, named = False, (b"x-request-id", _request_id(scope))
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], _NOSNIFF]
+                message["headers"] = [*message["headers"], _NOSNIFF, named]
             await send(message)
 
         async def send_problems(message: Message) -> None:
@@ -74,6 +77,14 @@ class Edge:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return hmac.compare_digest(_digest(given), self._digest)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's own if it is harmless in a header and a log, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8).encode()
 
 
 def _is_plain_413(message: Message) -> bool:

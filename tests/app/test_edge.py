@@ -142,6 +142,15 @@ def test_only_this_machine_is_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) == loopback
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/v1/models", "/nowhere"])
+def test_every_answer_carries_the_id_of_its_request(locked_service, path: str) -> None:
+    sane = locked_service.get(path, headers={"X-Request-ID": "order-7.a_b"})
+    assert sane.headers.get_list("X-Request-ID") == ["order-7.a_b"]
+    for given in ("x" * 65, "a b", "<b>", ""):
+        made = locked_service.get(path, headers={"X-Request-ID": given}).headers["X-Request-ID"]
+        assert re.fullmatch("[0-9a-f]{16}", made)
+
+
 # The layer alone
 
 

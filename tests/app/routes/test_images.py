@@ -65,7 +65,7 @@ def test_a_seed_gives_the_same_bytes_after_a_restart(registry, make_version, sta
     answers = []
     for _ in range(2):
         with start() as service:
-            answers.append(service.get(url(7)))
+            answers.append(service.get(url(7), headers={"X-Request-ID": "the-same"}))
     assert answers[0].content == answers[1].content
     assert answers[0].headers == answers[1].headers
 
