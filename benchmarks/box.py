@@ -35,6 +35,7 @@ def main(
     manifest = {**read_manifest(version_dir), "digest": sha256_bytes(weights)}
     if licence:
         manifest["lineage"]["licence"] = licence
+    manifest.pop("promotion", None)  # what was decided against another registry's champion
     metrics = json.loads((version_dir / "metrics.json").read_bytes())
     card = make_card(manifest, metrics, PICTURES)
     box.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def main(
     heldout: Path,
     out: Annotated[Path, typer.Option(help="Writes OUT.png and OUT.jsonl.")],
     n: Annotated[int, typer.Option(help="Images that a distance is of.")] = 10_000,
-    title: str = "Fréchet distance, by the independent judge",
+    title: str = "Distance to real images",
 ) -> None:
     """Print and draw how far the samples are from held-out images, as training goes on."""
     judge, _ = load_judge(judge_file)
