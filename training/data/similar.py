@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.rows import Rows
+from training.data.survey import Survey
 
 NONE = -1
 _BITS = 6  # hashes may differ in so many
@@ -21,13 +22,12 @@ _PAIRS = 512  # at a time
 _BRIGHTNESS, _DIFFERENCE, _LEVELS = 12.0, 1 / 3, 2.0
 
 
-def near_duplicates(
-    rows: Rows, hashes: NDArray[np.uint64], skip: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def near_duplicates(rows: Rows, looked: Survey, skip: NDArray[np.bool_]) -> NDArray[np.int64]:
     """For each of N images the number of an earlier one that it nearly equals, or NONE: int64 (N,).
 
-    hashes: uint64 (N,), of `survey.gradients`. skip: bool (N,), images that are left out.
+    skip: bool (N,), images that are left out.
     """
+    hashes = looked.hashes
     found = np.full(len(hashes), NONE, np.int64)
     tries = np.zeros(len(hashes), np.int64)
     kept = np.flatnonzero(~skip)
@@ -38,7 +38,8 @@ def near_duplicates(
             pairs = np.sort(np.stack([order[:-places], order[places:]]), axis=0)
             close = np.bitwise_count(hashes[pairs[0]] ^ hashes[pairs[1]]) <= _BITS
             open_ = (found[pairs[1]] == NONE) & (tries[pairs[1]] < _MAX_TRIES)
-            earlier, later = pairs[:, close & open_]
+            pairs = pairs[:, close & open_]
+            earlier, later = pairs[:, _alike(looked.cells[pairs[0]], looked.cells[pairs[1]])]
             np.add.at(tries, later, 1)
             same = look_alike(rows, earlier, later)
             found[later[same]] = earlier[same]
@@ -51,14 +52,16 @@ def look_alike(
     """Which pairs of images agree pixel by pixel but for a little, brightness aside: bool (n,)."""
     verdicts = [np.zeros(0, np.bool_)]
     for start in range(0, len(first), _PAIRS):
-        a = _flat(rows.take(first[start : start + _PAIRS]))
-        b = _flat(rows.take(second[start : start + _PAIRS]))
-        brightness = a.mean(1) - b.mean(1)
-        apart = np.sqrt(np.square(a - b - brightness[:, None]).mean(1))
-        same = apart <= np.maximum(_LEVELS, _DIFFERENCE * np.minimum(a.std(1), b.std(1)))
-        verdicts.append(same & (np.abs(brightness) <= _BRIGHTNESS))
+        part = slice(start, start + _PAIRS)
+        verdicts.append(_alike(rows.take(first[part]), rows.take(second[part])))
     return np.concatenate(verdicts)
 
 
-def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return images.reshape(len(images), -1).astype(np.float32)
+def _alike(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of n pairs of arrays (n, …) agree: bool (n,)."""
+    shape = len(first), int(np.prod(first.shape[1:]))
+    a, b = (x.reshape(shape).astype(np.float32) for x in (first, second))
+    brightness = a.mean(1) - b.mean(1)
+    apart = np.sqrt(np.square(a - b - brightness[:, None]).mean(1))
+    same = apart <= np.maximum(_LEVELS, _DIFFERENCE * np.minimum(a.std(1), b.std(1)))
+    return same & (np.abs(brightness) <= _BRIGHTNESS)

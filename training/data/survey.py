@@ -19,11 +19,13 @@ _MAX_FOR_STATISTICS = 10_000
 class Survey:
     """What the images are like.
 
-    mean, std: of each channel over all pixels, in [0, 1]. hashes: uint64 (N,), of `gradients`.
+    mean, std: of each channel over all pixels, in [0, 1]. cells: uint8 (N, 8, 9), of `cells_of`.
+    hashes: uint64 (N,), of `gradients`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    cells: NDArray[np.uint8]
     hashes: NDArray[np.uint64]
 
     def to_json(self) -> dict[str, list[float]]:
@@ -37,9 +39,13 @@ def survey(rows: Rows) -> Survey:
     """Read every image once, N ≥ 1 of them; of many the statistics are of 10,000, evenly spread."""
     _, side, _, channels = rows.shape
     sums, squares = np.zeros((2, side * channels))
-    hashes, step, num_lines = list[NDArray[np.uint64]](), -(-len(rows) // _MAX_FOR_STATISTICS), 0
+    cells, step, num_lines = np.empty((len(rows), 8, 9), np.uint8), _step(len(rows)), 0
+    hashes, done = np.empty(len(rows), np.uint64), 0
     for block in rows.blocks():
-        hashes.append(gradients(block))
+        found = cells_of(block)
+        cells[done : done + len(block)] = found.round()
+        hashes[done : done + len(block)] = gradients(found)
+        done += len(block)
         lines = block[::step].reshape(-1, side * channels).astype(np.float32)
         sums += lines.sum(0)
         squares += np.square(lines).sum(0)
@@ -47,15 +53,15 @@ def survey(rows: Rows) -> Survey:
     mean = sums.reshape(side, channels).mean(0) / num_lines
     square = squares.reshape(side, channels).mean(0) / num_lines
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    return Survey(tuple(mean / 255), tuple(std / 255), np.concatenate(hashes))
+    return Survey(tuple(mean / 255), tuple(std / 255), cells, hashes)
 
 
-def gradients(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """A 64-bit difference hash of each image (n, R, R, C): is a cell brighter than its left one?
+def _step(num_images: int) -> int:
+    return -(-num_images // _MAX_FOR_STATISTICS)
 
-    Cells are areas of an 8 × 9 raster, channels averaged. Images that look alike differ in
-    few bits. Source: Krawetz, "Kind of like that" (2013), dHash.
-    """
+
+def cells_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Images uint8 (n, R, R, C) → the areas of an 8 × 9 raster, channels averaged: (n, 8, 9)."""
     if images.shape[1] < _MIN_SIDE:
         images = images.repeat(3, axis=1).repeat(3, axis=2)
     n, side, _, channels = images.shape
@@ -64,6 +70,13 @@ def gradients(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     # 16 bits hold a band of 257 lines; the largest image has 128.
     bands = [lines[:, a:b].sum(1, dtype=np.uint16) for a, b in pairwise(rows)]
     sums = np.add.reduceat(np.stack(bands, 1), columns * channels, axis=2, dtype=np.uint32)
-    cells = sums / (np.diff(rows)[:, None] * np.diff(columns, append=side) * channels)
+    return sums / (np.diff(rows)[:, None] * np.diff(columns, append=side) * channels)
+
+
+def gradients(cells: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """A 64-bit difference hash of each image by its cells: is one brighter than its left one?
+
+    Images that look alike differ in few bits. Source: Krawetz, "Kind of like that" (2013), dHash.
+    """
     bits = cells[..., 1:] > cells[..., :-1] + _MARGIN
-    return np.packbits(bits.reshape(n, 64), axis=1).view(">u8")[:, 0].astype(np.uint64)
+    return np.packbits(bits.reshape(-1, 64), axis=1).view(">u8")[:, 0].astype(np.uint64)

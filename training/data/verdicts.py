@@ -71,7 +71,7 @@ class VerdictLog:
         copies = firsts != np.arange(len(firsts))
         with Rows(images) as rows:
             looked = survey(rows)
-            near = near_duplicates(rows, looked.hashes, copies)
+            near = near_duplicates(rows, looked, copies)
         if copies.any() or (near != NONE).any():
             self._mark(firsts, near)
         return {

@@ -8,7 +8,7 @@ from training.data.importing import import_dataset
 from training.data.options import ImportOptions
 from training.data.rows import Rows
 from training.data.similar import NONE, near_duplicates
-from training.data.survey import gradients, survey
+from training.data.survey import cells_of, gradients, survey
 from training.data.verdicts import read_verdicts
 
 
@@ -28,8 +28,8 @@ def as_jpeg(pixels, quality):
 def found_in(tmp_path, images, skip=None):
     np.save(tmp_path / "images.npy", images)
     with Rows(tmp_path / "images.npy") as rows:
-        hashes = survey(rows).hashes
-        return near_duplicates(rows, hashes, np.zeros(len(images), bool) if skip is None else skip)
+        nothing = np.zeros(len(images), bool)
+        return near_duplicates(rows, survey(rows), nothing if skip is None else skip)
 
 
 CHANGES = {
@@ -72,7 +72,7 @@ def test_skipped_images_are_neither_found_nor_named(tmp_path):
 def test_a_hash_tells_left_from_right_at_every_size(side):
     slope = np.linspace(0, 255, side).astype(np.uint8)
     image = np.broadcast_to(slope[None, :, None], (side, side, 1))
-    up, down = gradients(np.stack([image, image[:, ::-1]]))
+    up, down = gradients(cells_of(np.stack([image, image[:, ::-1]])))
     assert int(up).bit_count() >= (24 if side < 9 else 64)
     assert down == 0
 
