@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Rows:
         for first in range(0, len(self), step):
             yield self._read(first, min(step, len(self) - first))
 
-    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def take(self, numbers: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """The images of these numbers: (n, H, W, C)."""
         found = np.empty((len(numbers), *self.shape[1:]), np.uint8)
         for place, number in enumerate(numbers.tolist()):

@@ -22,32 +22,33 @@ _PAIRS = 512  # at a time
 _BRIGHTNESS, _DIFFERENCE, _LEVELS = 12.0, 1 / 3, 2.0
 
 
-def near_duplicates(rows: Rows, looked: Survey, skip: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each of N images the number of an earlier one that it nearly equals, or NONE: int64 (N,).
+def near_duplicates(rows: Rows, looked: Survey, skip: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """For each of N images the number of an earlier one that it nearly equals, or NONE: int32 (N,).
 
     skip: bool (N,), images that are left out.
     """
     hashes = looked.hashes
-    found = np.full(len(hashes), NONE, np.int64)
-    tries = np.zeros(len(hashes), np.int64)
-    kept = np.flatnonzero(~skip)
+    found = np.full(len(hashes), NONE, np.int32)
+    tries = np.zeros(len(hashes), np.uint8)
+    kept = np.flatnonzero(~skip).astype(np.int32)
     for shift in _ORDERS:
         turned = (hashes[kept] << np.uint64(shift)) | (hashes[kept] >> np.uint64(-shift % 64))
         order = kept[np.argsort(turned, kind="stable")]
+        ordered = hashes[order]
         for places in range(1, min(_PLACES, len(order) - 1) + 1):
-            pairs = np.sort(np.stack([order[:-places], order[places:]]), axis=0)
-            close = np.bitwise_count(hashes[pairs[0]] ^ hashes[pairs[1]]) <= _BITS
-            open_ = (found[pairs[1]] == NONE) & (tries[pairs[1]] < _MAX_TRIES)
-            pairs = pairs[:, close & open_]
-            earlier, later = pairs[:, _alike(looked.cells[pairs[0]], looked.cells[pairs[1]])]
-            np.add.at(tries, later, 1)
+            close = np.bitwise_count(ordered[:-places] ^ ordered[places:]) <= _BITS
+            earlier, later = np.sort([order[:-places][close], order[places:][close]], axis=0)
+            is_open = (found[later] == NONE) & (tries[later] < _MAX_TRIES)
+            is_open &= _alike(looked.cells[earlier], looked.cells[later])
+            earlier, later = earlier[is_open], later[is_open]
+            tries[later] += 1
             same = look_alike(rows, earlier, later)
             found[later[same]] = earlier[same]
     return found
 
 
 def look_alike(
-    rows: Rows, first: NDArray[np.int64], second: NDArray[np.int64]
+    rows: Rows, first: NDArray[np.int32], second: NDArray[np.int32]
 ) -> NDArray[np.bool_]:
     """Which pairs of images agree pixel by pixel but for a little, brightness aside: bool (n,)."""
     verdicts = [np.zeros(0, np.bool_)]

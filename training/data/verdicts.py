@@ -80,7 +80,7 @@ class VerdictLog:
             "statistics": looked.to_json(),
         }
 
-    def _mark(self, firsts: NDArray[np.int64], near: NDArray[np.int64]) -> None:
+    def _mark(self, firsts: NDArray[np.int64], near: NDArray[np.int32]) -> None:
         marked = self._path.with_suffix(".marked")
         with marked.open("w", encoding="utf-8") as f:
             for line in read_verdicts(self._path.parent):
