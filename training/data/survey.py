@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,29 +37,32 @@ class Survey:
         }
 
 
-def survey(rows: Rows) -> Survey:
-    """Read every image once, N ≥ 1 of them; of many the statistics are of 10,000, evenly spread."""
+def survey(rows: Rows, scratch: Path) -> Survey:
+    """Read every image once, N ≥ 1 of them; of many the statistics are of 10,000, evenly spread.
+
+    scratch: a directory for the cells, which lie in a file without a name: kept in memory, they
+    would be the most of it.
+    """
     _, side, _, channels = rows.shape
     sums, squares = np.zeros((2, side * channels))
-    cells, step, num_lines = np.empty((len(rows), 8, 9), np.uint8), _step(len(rows)), 0
+    step, num_lines = -(-len(rows) // _MAX_FOR_STATISTICS), 0
     hashes, done = np.empty(len(rows), np.uint64), 0
-    for block in rows.blocks():
-        found = cells_of(block)
-        cells[done : done + len(block)] = found.round()
-        hashes[done : done + len(block)] = gradients(found)
-        done += len(block)
-        lines = block[::step].reshape(-1, side * channels).astype(np.float32)
-        sums += lines.sum(0)
-        squares += np.square(lines).sum(0)
-        num_lines += len(lines)
+    with TemporaryFile(dir=scratch) as file:
+        for block in rows.blocks():
+            found = cells_of(block)
+            file.write(found.round().astype(np.uint8).tobytes())
+            hashes[done : done + len(block)] = gradients(found)
+            done += len(block)
+            lines = block[::step].reshape(-1, side * channels).astype(np.float32)
+            sums += lines.sum(0)
+            squares += np.square(lines).sum(0)
+            num_lines += len(lines)
+        file.flush()
+        cells = np.memmap(file, np.uint8, "r", shape=(len(rows), 8, 9))
     mean = sums.reshape(side, channels).mean(0) / num_lines
     square = squares.reshape(side, channels).mean(0) / num_lines
     std = np.sqrt(np.maximum(square - mean**2, 0))
     return Survey(tuple(mean / 255), tuple(std / 255), cells, hashes)
-
-
-def _step(num_images: int) -> int:
-    return -(-num_images // _MAX_FOR_STATISTICS)
 
 
 def cells_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:

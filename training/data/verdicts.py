@@ -70,7 +70,7 @@ class VerdictLog:
         firsts = first_of_each(np.array(self._digests, np.uint64))
         copies = firsts != np.arange(len(firsts))
         with Rows(images) as rows:
-            looked = survey(rows)
+            looked = survey(rows, images.parent)
             near = near_duplicates(rows, looked, copies)
         if copies.any() or (near != NONE).any():
             self._mark(firsts, near)

@@ -29,7 +29,7 @@ def found_in(tmp_path, images, skip=None):
     np.save(tmp_path / "images.npy", images)
     with Rows(tmp_path / "images.npy") as rows:
         nothing = np.zeros(len(images), bool)
-        return near_duplicates(rows, survey(rows), nothing if skip is None else skip)
+        return near_duplicates(rows, survey(rows, tmp_path), nothing if skip is None else skip)
 
 
 CHANGES = {
@@ -81,7 +81,7 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     images = pictures(300, side=33)
     np.save(tmp_path / "images.npy", images)
     with Rows(tmp_path / "images.npy") as rows:
-        looked = survey(rows)
+        looked = survey(rows, tmp_path)
     assert looked.mean == pytest.approx(images.mean((0, 1, 2)) / 255, abs=1e-5)
     assert looked.std == pytest.approx(images.std((0, 1, 2)) / 255, abs=1e-5)
 
