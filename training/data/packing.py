@@ -81,13 +81,15 @@ class Packer:
 
     def finish_images(self) -> Path:
         """No image comes any more; returns their file, which can be read from now on."""
-        self._file.seek(0)
-        assert self._write_header() == self._header_bytes, "numpy leaves room for a longer N"
-        self._file.close()
+        if not self._file.closed:
+            self._file.seek(0)
+            assert self._write_header() == self._header_bytes, "numpy leaves room for a longer N"
+            self._file.close()
         return self._folder / IMAGES
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write labels, held-out rows and the manifest, to which `facts` are added; returns it."""
+        self.finish_images()
         labels = self.labels()
         heldout = np.frombuffer(bytes(self._heldout), np.bool_)
         if labels is not None:

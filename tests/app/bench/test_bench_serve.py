@@ -1,5 +1,4 @@
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -104,9 +103,9 @@ def test_serve_is_measured_here_and_everything_else_by_training(
     args: list[str], module: str, monkeypatch: pytest.MonkeyPatch
 ):
     called: list[list[str]] = []
-    monkeypatch.setattr("app.cli.subprocess.call", lambda command: called.append(command) or 3)
+    monkeypatch.setattr("app.cli.run_child", lambda *command: called.append([*command]) or 3)
     result = CliRunner().invoke(noisewell, ["bench", *args])
     passed_on = args[1:] if module == "app.bench.serve" else args
-    assert called == [[sys.executable, "-m", module, *passed_on]]
+    assert called == [[module, passed_on]]
     assert result.exit_code == 3
     assert ("noisewell bench serve" in result.stdout) == (args == ["--help"])
