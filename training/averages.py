@@ -47,6 +47,13 @@ def choose_average(run: Run, evaluator: Evaluator) -> None:
     write_atomic(run.run_dir / "generator.safetensors", candidates[best].path.read_bytes())
 
 
+def chosen_average(run_dir: Path) -> dict[str, Any] | None:
+    """What averages.json says of the one that was chosen; None if there was no choice."""
+    path = run_dir / "averages.json"
+    compared = json.loads(path.read_bytes()) if path.is_file() else []
+    return next((row for row in compared if row["chosen"]), None)
+
+
 def _candidates(run: Run) -> list[_Candidate]:
     """The averages at the end, then snapshots but for the last, which is the first average."""
     fractions = run.plan.config.ema_fractions

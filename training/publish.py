@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from training.averages import chosen_average
 from training.cards import make_card, to_markdown
 from training.data.dataset import Dataset
 from training.metrics.evaluation import evaluate, measure
@@ -67,7 +68,7 @@ def make_version(
 
 def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) -> dict[str, Any]:
     state = json.loads((run_dir / "state.json").read_text("utf-8"))
-    chosen = [a for a in json.loads((run_dir / "averages.json").read_bytes()) if a["chosen"]]
+    chosen = chosen_average(run_dir)
     config, preset = plan.config.to_json(), plan.asked["preset"]
     usual = PRESETS[preset].to_json()
     return {
@@ -84,9 +85,9 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
         "seed": plan.seed,
         "config": config,
         "use_bf16": plan.use_bf16,
-        "cur_nimg": chosen[0]["cur_nimg"] if chosen else state["cur_nimg"],
+        "cur_nimg": chosen["cur_nimg"] if chosen else state["cur_nimg"],
         "train_sec": state["elapsed_sec"],
-        "average": chosen[0] if chosen else None,
+        "average": chosen,
         "code_version": VERSION,
     }
 

@@ -17,8 +17,12 @@ class Rows:
     def __init__(self, path: Path) -> None:
         """Raises OSError or ValueError if it is no array."""
         self._file = path.open("rb")
-        np.lib.format.read_magic(self._file)
-        self.shape, _, _ = np.lib.format.read_array_header_1_0(self._file)
+        try:
+            np.lib.format.read_magic(self._file)
+            self.shape, _, _ = np.lib.format.read_array_header_1_0(self._file)
+        except BaseException:
+            self._file.close()
+            raise
         self._start = self._file.tell()
         self._row_bytes = int(np.prod(self.shape[1:]))
 
