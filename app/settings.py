@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from training.model.registry import NAME
 from training.model.rules import parse_rules
 
 
@@ -125,7 +126,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_folders(cls, value: dict[str, Path]) -> dict[str, Path]:
         for name, folder in value.items():
-            if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name) or not folder.is_absolute():
+            if not NAME.fullmatch(name) or not folder.is_absolute():
                 raise ValueError(
                     f"{name!r}={str(folder)!r} is no root; expected name=/folder, the name of a-z,"
                     " 0-9, '.', '_', '-', the folder absolute"

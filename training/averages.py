@@ -12,7 +12,9 @@ from training.metrics.features import Evaluator
 from training.model.checkpoint import trained_generator
 from training.model.files import write_atomic
 from training.model.sampling import Sampler
+from training.pins import read_pointer
 from training.run import Run
+from training.snapshots import snapshot_paths
 
 CHOICE_SEED = 10**6  # seeds that no reported number uses: a choice must not flatter its own report
 MAX_SNAPSHOTS = 10
@@ -57,13 +59,15 @@ def chosen_average(run_dir: Path) -> dict[str, Any] | None:
 def _candidates(run: Run) -> list[_Candidate]:
     """The averages at the end, then snapshots but for the last, which is the first average."""
     fractions = run.plan.config.ema_fractions
-    end = json.loads((run.run_dir / "state.json").read_text("utf-8"))["cur_nimg"]
+    state = read_pointer(run.run_dir)
+    assert state is not None, "a run that has ended has saved its state"
+    end = state["cur_nimg"]
     averages = [
         _Candidate(run.run_dir / "averages" / f"{i}.safetensors", end, fraction)
         for i, fraction in enumerate(fractions)
     ]
-    kept = sorted((run.run_dir / "snapshots").glob("*.safetensors"))
-    kept = [path for path in kept if int(path.stem) < end] if run.keep_snapshots else []
+    paths = snapshot_paths(run.run_dir) if run.keep_snapshots else []
+    kept = [path for path in paths if int(path.stem) < end]
     places = np.linspace(0, len(kept) - 1, min(len(kept), MAX_SNAPSHOTS)).round().astype(int)
     return averages + [_Candidate(kept[i], int(kept[i].stem), fractions[0]) for i in places]
 

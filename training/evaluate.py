@@ -28,9 +28,9 @@ from training.model.registry import Registry, UnknownModelError, UnknownVersionE
 from training.model.sampling import Sampler, pick_device
 from training.model.threads import half_the_cores
 from training.parent import fail
+from training.pictures import png_bytes
 from training.progress import Reporter
 from training.promotion import should_promote
-from training.run import png_bytes
 
 FID_SAMPLES = 50_000
 

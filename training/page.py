@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,6 +15,7 @@ from training.animation import MAX_SIDE, fit
 from training.diagnosis import warnings_of
 from training.history import History, Row, number, real_score
 from training.metrics.meanings import LOWER_IS_BETTER, MEANINGS
+from training.pictures import png_of
 from training.presets import PRESETS
 
 _TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -127,13 +127,11 @@ def _pictures(grids: list[tuple[int, Path]], animation: bytes | None) -> str:
 
 def _fitted(path: Path) -> bytes | None:
     """A grid as PNG, of a size for a page; None if it cannot be read."""
-    buffer = BytesIO()
     try:
         with Image.open(path) as grid:
-            fit(grid, MAX_SIDE, MAX_SIDE).save(buffer, "PNG")
+            return png_of(fit(grid, MAX_SIDE, MAX_SIDE))
     except OSError:
         return None
-    return buffer.getvalue()
 
 
 def _curves(plots: list[Plot]) -> str:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
@@ -92,13 +91,6 @@ def draw_plot(
     _name_ticks(draw, x_axis, y_axis, x_unit)
     _legend(draw, [s.name for s in series], level)
     return picture
-
-
-def png_of(picture: Image.Image) -> bytes:
-    """A picture as PNG bytes."""
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def round_ticks(low: float, high: float, most: int) -> tuple[float, ...]:

@@ -19,10 +19,11 @@ from training.model.networks.build import num_parameters
 from training.model.registry import Registry, UnknownVersionError
 from training.model.rules import Rules
 from training.model.sampling import Sampler
+from training.pictures import png_bytes
 from training.plan import Plan
 from training.presets import PRESETS
 from training.promotion import Policy, should_promote
-from training.run import png_bytes, sample_grid
+from training.run import sample_grid
 
 VERSION = "0.1.0"
 

@@ -11,7 +11,8 @@ from training.history import History, Row, number, read_history, real_score
 from training.model.files import write_atomic
 from training.model.registry import now_iso
 from training.page import Plot, page_of
-from training.plots import Level, Series, draw_plot, png_of
+from training.pictures import png_of
+from training.plots import Level, Series, draw_plot
 
 # Statistics that are read together; each other one gets a plot of its own.
 _TOGETHER: dict[str, tuple[str, tuple[str, ...]]] = {

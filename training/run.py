@@ -3,13 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from PIL import Image
 
 from training.base import Base
 from training.collapse.watch import CollapseWatch
@@ -30,6 +28,7 @@ from training.model.grid import make_grid
 from training.model.networks.build import build_generator
 from training.model.networks.config import NetworkConfig
 from training.model.sampling import Sampler, classes_of
+from training.pictures import png_bytes
 from training.pins import good_pointer, read_pointer, unpin
 from training.plan import Plan
 from training.progress import Reporter
@@ -293,10 +292,3 @@ def write_samples(path: Path, pixels: np.ndarray) -> None:
     """An (H, W, C) grid as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, png_bytes(pixels))
-
-
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """(H, W, C) uint8, C = 1 or 3 → PNG bytes."""
-    buffer = BytesIO()
-    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -21,9 +21,14 @@ class Snapshot:
     sampler: Sampler
 
 
+def snapshot_paths(run_dir: Path) -> list[Path]:
+    """What `train --keep-snapshots` left so far, oldest first; their stems count images."""
+    return sorted((run_dir / "snapshots").glob("*.safetensors"))
+
+
 def list_snapshots(run_dir: Path) -> list[Path]:
-    """What `train --keep-snapshots` left, oldest first; raises ValueError if there is none."""
-    paths = sorted((run_dir / "snapshots").glob("*.safetensors"))
+    """The `snapshot_paths`; raises ValueError if there is none."""
+    paths = snapshot_paths(run_dir)
     if not paths:
         raise ValueError(
             f"{run_dir} holds no snapshots; train it with --keep-snapshots to look back at it"

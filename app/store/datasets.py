@@ -40,18 +40,8 @@ class DatasetStore(Database):
     def create_dataset(self, dataset_id: str, name: str, upload: str | None) -> StoredDataset:
         """Take the next version of the name for an import that begins."""
         with self._write() as conn:
-            version = _next_version(conn, name)
-            values = {
-                "id": dataset_id,
-                "name": name,
-                "version": version,
-                "held_name": f"{name}@{version}",
-                "status": "importing",
-                "upload": upload,
-                "created_at": self._clock(),
-            }
-            created = insert(datasets).values(values).returning(datasets)
-            return _dataset(conn.execute(created).mappings().one())
+            about = {"status": "importing", "upload": upload, "created_at": self._clock()}
+            return self._insert(conn, dataset_id, name, **about)
 
     def add_dataset(
         self, dataset_id: str, name: str, summary: dict[str, Any], publish: Callable[[], object]
@@ -61,21 +51,24 @@ class DatasetStore(Database):
         publish: puts the pack in its place, in the same transaction.
         """
         with self._write() as conn:
-            version, now = _next_version(conn, name), self._clock()
-            values = {
-                "id": dataset_id,
-                "name": name,
-                "version": version,
-                "held_name": f"{name}@{version}",
-                "status": "ready",
-                "summary": summary,
-                "created_at": now,
-                "finished_at": now,
-            }
-            created = insert(datasets).values(values).returning(datasets)
-            dataset = _dataset(conn.execute(created).mappings().one())
+            now = self._clock()
+            about = {"status": "ready", "summary": summary, "created_at": now, "finished_at": now}
+            dataset = self._insert(conn, dataset_id, name, **about)
             publish()
             return dataset
+
+    def _insert(self, conn: Connection, dataset_id: str, name: str, **more: Any) -> StoredDataset:
+        """The row of the next version of the name, with `more` of its columns."""
+        version = _next_version(conn, name)
+        values = {
+            "id": dataset_id,
+            "name": name,
+            "version": version,
+            "held_name": f"{name}@{version}",
+            **more,
+        }
+        created = insert(datasets).values(values).returning(datasets)
+        return _dataset(conn.execute(created).mappings().one())
 
     def while_none_is_added(self, act: Callable[[set[str]], object]) -> None:
         """Call `act` with the ids of all datasets, while no other can be added."""

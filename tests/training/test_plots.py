@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from training.pictures import png_of
 from training.plots import (
     COLORS,
     SIZE,
@@ -14,7 +15,6 @@ from training.plots import (
     Series,
     decade_ticks,
     draw_plot,
-    png_of,
     round_ticks,
     tick_labels,
 )

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -11,14 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from training import markup
 from training.data.packing import IMAGES
-from training.data.rows import Rows
+from training.data.rows import Rows, open_rows
 from training.data.sheet import MAX_CLASSES, Thumbnails, sheet, thumbnails
 from training.data.verdicts import read_verdicts
 from training.model.files import write_atomic
+from training.pictures import png_bytes
 
 PAGE, THUMBNAILS = "report.html", "thumbnails.png"
 _TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -34,9 +33,9 @@ Manifest = Mapping[str, Any]
 
 def write_account(folder: Path, manifest: Manifest, labels: NDArray[np.int64] | None) -> None:
     """Write report.html and thumbnails.png of the packed dataset in `folder`."""
-    with Rows(folder / IMAGES) as rows:
+    with open_rows(folder / IMAGES) as rows:
         groups = thumbnails(rows, labels, len(manifest["class_names"]))
-        write_atomic(folder / THUMBNAILS, _png(sheet(groups)))
+        write_atomic(folder / THUMBNAILS, png_bytes(sheet(groups)))
         page = page_of(manifest, groups, _alike(rows, folder, manifest))
     write_atomic(folder / PAGE, page.encode("utf-8", "replace"))
 
@@ -62,7 +61,8 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
     if images < _FEW:
         yield (
             f"{images:,} images are few. Below {_FEW:,} a generator begins to repeat them:"
-            " augmentation (augment=ada) and a look at `memorised` in the metrics are worth it."
+            " augmentation (augment=ada with augment_p=0.3) and a look at `memorised` in the"
+            " metrics are worth it."
         )
     if counts:
         least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
@@ -192,10 +192,4 @@ def _made(manifest: Manifest) -> dict[str, Any]:
 
 
 def _uri(pixels: NDArray[np.uint8]) -> str:
-    return markup.uri(_png(pixels), "png")
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return markup.uri(png_bytes(pixels), "png")

@@ -8,7 +8,7 @@ from typing import Any
 from training.data.dataset import DataError, Dataset
 from training.data.options import ImportOptions
 from training.data.packing import IMAGES, Packer
-from training.data.rows import Rows
+from training.data.rows import open_rows
 from training.data.verdicts import VerdictLog
 
 
@@ -32,13 +32,14 @@ def joined_classes(base: Dataset, source: str, class_names: tuple[str, ...]) -> 
             f"{have!r} has classes and {lack!r} has none; bring images of the same kind, in class"
             " folders or with a label file if there are classes."
         )
-    return base.class_names + tuple(n for n in class_names if n not in base.class_names)
+    known = set(base.class_names)
+    return base.class_names + tuple(name for name in class_names if name not in known)
 
 
 def copy_images(base: Dataset, folder: Path, packer: Packer, log: VerdictLog) -> None:
     """Put all images of the packed dataset in `folder` before the first new one."""
     number = 0
-    with Rows(folder / IMAGES) as rows:
+    with open_rows(folder / IMAGES) as rows:
         for block in rows.blocks():
             for pixels in block:
                 digest = sha256(pixels.data).digest()

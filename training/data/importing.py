@@ -152,7 +152,8 @@ def _pack(
 ) -> None:
     """Write the packed dataset into the empty directory `pack`."""
     class_names, verdicts = task.class_names, Verdicts()
-    places = [class_names.index(name) for name in task.src.class_names]
+    place_of = {name: place for place, name in enumerate(class_names)}
+    places = [place_of[name] for name in task.src.class_names]
     packer = Packer(pack, shape.resolution, shape.channels, class_names, task.num_images)
     with packer, VerdictLog(pack, task.src.class_names) as log:
         if task.base is not None and task.options.append_to is not None:

@@ -8,12 +8,12 @@ from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from training.data.decode import Header, RejectedError, Target, fit
 from training.data.slots import ACCEPTED, LOST, Told, files_a_batch
 from training.data.sources import Item, Source
 from training.data.workers import Batch, Decoders
+from training.pictures import picture_of
 
 Numbered = tuple[int, Item]
 
@@ -137,8 +137,7 @@ def _fitted(item: Item, pixels: NDArray[np.uint8], target: Target) -> Outcome:
     shape = (target.resolution, target.resolution, target.channels)
     conversions: tuple[str, ...] = ()
     if pixels.shape != shape:
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        decoded = fit(image, target)
+        decoded = fit(picture_of(pixels), target)
         conversions = decoded.conversions
         pixels = np.frombuffer(decoded.pixels, np.uint8).reshape(shape)
     digest = sha256(np.ascontiguousarray(pixels).data).digest()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import FORMAT, ContentHash, is_held_out
-from training.data.rows import Rows
+from training.data.rows import open_rows
 from training.model.files import write_json
 
 BUFFER_BYTES = 1 << 20
@@ -113,7 +113,7 @@ class Packer:
         if self._expected and self._expected == len(self):
             return self._hash.finish(labels)
         digest = ContentHash((len(self), *self._shape), self.class_names)
-        with Rows(self._folder / IMAGES) as rows:
+        with open_rows(self._folder / IMAGES) as rows:
             for block in rows.blocks():
                 digest.add(block)
         return digest.finish(labels)

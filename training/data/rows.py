@@ -1,9 +1,9 @@
 """Owns reading the images of a packed dataset without mapping them, which would count as memory."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,31 +11,21 @@ from numpy.typing import NDArray
 from training.data.dataset import HASH_BLOCK_BYTES
 
 
+@contextmanager
+def open_rows(path: Path) -> "Generator[Rows]":
+    """The images of an images.npy; raises OSError or ValueError if it is no array."""
+    with path.open("rb") as file:
+        yield Rows(file)
+
+
 class Rows:
     """The images of an images.npy, uint8 (N, H, W, C), by number or from the first to the last."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError or ValueError if it is no array."""
-        self._file = path.open("rb")
-        try:
-            np.lib.format.read_magic(self._file)
-            self.shape, _, _ = np.lib.format.read_array_header_1_0(self._file)
-        except BaseException:
-            self._file.close()
-            raise
-        self._start = self._file.tell()
+    def __init__(self, file: BinaryIO) -> None:
+        np.lib.format.read_magic(file)
+        self.shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        self._file, self._start = file, file.tell()
         self._row_bytes = int(np.prod(self.shape[1:]))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
 
     def __len__(self) -> int:
         return self.shape[0]

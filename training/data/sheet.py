@@ -8,6 +8,7 @@ from PIL import Image
 
 from training.data.rows import Rows
 from training.model.grid import make_grid
+from training.pictures import picture_of
 
 MAX_CLASSES = 24
 _COLUMNS = 12
@@ -57,6 +58,5 @@ def _small(images: NDArray[np.uint8]) -> Thumbnails:
 
 
 def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    small = image.resize((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
+    small = picture_of(pixels).resize((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     return np.asarray(small).reshape(_MAX_SIDE, _MAX_SIDE, pixels.shape[2])

@@ -49,6 +49,8 @@ def near_duplicates(rows: Rows, looked: Survey, skip: NDArray[np.bool_]) -> NDAr
             tries[later] += 1
             same = _agree(rows.take, _PAIRS, earlier, later)
             found[later[same]] = earlier[same]
+            if not left:
+                return found
     return found
 
 

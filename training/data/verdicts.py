@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.data.names import printable
 from training.data.outcomes import Outcome
-from training.data.rows import Rows
+from training.data.rows import open_rows
 from training.data.similar import NONE, near_duplicates
 from training.data.survey import survey
 
@@ -69,7 +69,7 @@ class VerdictLog:
         self._file.close()
         firsts = first_of_each(np.array(self._digests, np.uint64))
         copies = firsts != np.arange(len(firsts))
-        with Rows(images) as rows:
+        with open_rows(images) as rows:
             looked = survey(rows, images.parent)
             near = near_duplicates(rows, looked, copies)
         if copies.any() or (near != NONE).any():

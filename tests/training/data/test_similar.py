@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 
 from training.data.importing import import_dataset
 from training.data.options import ImportOptions
-from training.data.rows import Rows
+from training.data.rows import open_rows
 from training.data.similar import NONE, near_duplicates
 from training.data.survey import cells_of, gradients, survey
 from training.data.verdicts import read_verdicts
@@ -27,7 +27,7 @@ def as_jpeg(pixels, quality):
 
 def found_in(tmp_path, images, skip=None):
     np.save(tmp_path / "images.npy", images)
-    with Rows(tmp_path / "images.npy") as rows:
+    with open_rows(tmp_path / "images.npy") as rows:
         nothing = np.zeros(len(images), bool)
         return near_duplicates(rows, survey(rows, tmp_path), nothing if skip is None else skip)
 
@@ -80,7 +80,7 @@ def test_a_hash_tells_left_from_right_at_every_size(side):
 def test_statistics_are_those_of_all_pixels(tmp_path):
     images = pictures(300, side=33)
     np.save(tmp_path / "images.npy", images)
-    with Rows(tmp_path / "images.npy") as rows:
+    with open_rows(tmp_path / "images.npy") as rows:
         looked = survey(rows, tmp_path)
     assert looked.mean == pytest.approx(images.mean((0, 1, 2)) / 255, abs=1e-5)
     assert looked.std == pytest.approx(images.std((0, 1, 2)) / 255, abs=1e-5)
