@@ -3,9 +3,8 @@
     noisewell train --data mnist/train.zip --run-dir run --preset cpu28 --keep-snapshots …
     python -m benchmarks.quality run judge.safetensors mnist/train.zip mnist/heldout.zip --out curve
 
-Each snapshot draws the same seeds with the same classes, in the shares that the training images
-have.
-The floor puts as many training images where the fakes stand.
+Each snapshot draws the same seeds with the same classes, in the shares that training images
+have. The floor puts as many training images where the fakes stand.
 """
 
 import json

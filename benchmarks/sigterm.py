@@ -17,13 +17,13 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from verdicts import Verdicts
 
 from app.bench.child import Child, service
 from app.bench.load import ClosedLoad, run
-from app.bench.wire import Answer, Target
+from benchmarks.mix import mixed, not_ok
+from benchmarks.verdicts import Verdicts
 
-CLIENTS, ARRAY_IMAGES, ARRAYS = 32, 64, 8  # of so many requests, one is for an array
+CLIENTS, ARRAYS = 32, 8  # of so many requests, one is for an array
 ENDS_IN_SEC = 30.0
 REFUSED = "cannot connect: ConnectionRefusedError"
 PATIENT = {  # nobody is sent away for the load's sake: that is another benchmark
@@ -33,23 +33,10 @@ PATIENT = {  # nobody is sent away for the load's sake: that is another benchmar
 }
 
 
-def requests(target: Target, draw: random.Random, index: int) -> bytes:
-    """A PNG, or now and then an array."""
-    seed = draw.randrange(2**53 - ARRAY_IMAGES)
-    if index % ARRAYS:
-        return target.get(f"/v1/models/mnist/images/{seed}.png")
-    body = {"model": "mnist", "n": ARRAY_IMAGES, "seed": seed, "response": "npy"}
-    return target.post("/v1/images", body)
-
-
-def wrong(index: int, answer: Answer) -> str | None:
-    """What is wrong with an answer."""
-    return None if answer.status == 200 else f"answered {answer.status}"
-
-
 async def stopped(child: Child, draw: random.Random) -> tuple[float, Counter[str], int]:
     """Seconds from SIGTERM to the end, what went wrong, and how many answers were right."""
-    load = ClosedLoad(child.target, lambda i: requests(child.target, draw, i), CLIENTS, check=wrong)
+    requests = mixed(child.target, draw, ARRAYS)
+    load = ClosedLoad(child.target, requests, CLIENTS, check=not_ok)
     async with load:
         await asyncio.sleep(draw.uniform(0.3, 1.0))
         began = time.perf_counter()
@@ -70,6 +57,8 @@ def main(rounds: Annotated[int, typer.Option(min=1)] = 50) -> None:
         for number in range(rounds):
             with service(Path(scratch) / "data", {**os.environ, **PATIENT}) as child:
                 took, failed, ok = run(stopped(child, draw))
+            if not ok:
+                failed["no request was answered"] += 1
             if child.code != 0:
                 failed[f"exit code {child.code}"] += 1
             seconds.append(took)

@@ -25,9 +25,10 @@ from app.bench.child import Child, service
 from app.bench.load import OpenLoad, fetch, run
 from app.bench.wire import Answer, Target
 from benchmarks.chaos.clients import JOB, MODEL, upload
+from benchmarks.mix import mixed, not_ok
 from benchmarks.verdicts import Verdicts
 
-RATE, CONNECTIONS, ARRAY_IMAGES, ARRAYS = 30, 32, 64, 10
+RATE, CONNECTIONS, ARRAYS = 30, 32, 10  # of so many requests, one is for an array
 SWAP_SEC, JOB_SEC, SAMPLE_SEC = 5.0, 2.0, 5.0
 MAX_GROWTH = 1.02
 SETTINGS = {
@@ -106,24 +107,11 @@ def _versions(answer: Answer) -> list[int]:
     return sorted(version["version"] for version in data)
 
 
-def requests(target: Target, draw: random.Random, index: int) -> bytes:
-    seed = draw.randrange(2**53 - ARRAY_IMAGES)
-    if index % ARRAYS:
-        return target.get(f"/v1/models/mnist/images/{seed}.png")
-    body = {"model": "mnist", "n": ARRAY_IMAGES, "seed": seed, "response": "npy"}
-    return target.post("/v1/images", body)
-
-
-def wrong(index: int, answer: Answer) -> str | None:
-    return None if answer.status == 200 else f"answered {answer.status}"
-
-
 async def soak(child: Child, minutes: float, verdicts: Verdicts) -> None:
     target, draw, work = child.target, random.Random(0), Work()
     samples: list[Sample] = []
-    load = OpenLoad(
-        target, lambda i: requests(target, draw, i), CONNECTIONS, RATE, check=wrong, timeout_sec=60
-    )
+    requests = mixed(target, draw, ARRAYS)
+    load = OpenLoad(target, requests, CONNECTIONS, RATE, check=not_ok, timeout_sec=60)
     async with load:
         beside = [asyncio.create_task(part(target, work)) for part in (train, swap)]
         began = time.monotonic()
@@ -141,6 +129,8 @@ async def soak(child: Child, minutes: float, verdicts: Verdicts) -> None:
         f" p99 {result.latency_ms(0.99):.1f} ms), {work.jobs} jobs, {work.swaps} swaps by hand"
     )
     some = work.refused
+    done = bool(result.ok and work.jobs and work.swaps)
+    verdicts.check("there were answers, jobs and swaps", done)
     verdicts.check(f"failed requests: {result.failed} (0) {result.errors or ''}", not result.failed)
     verdicts.check(f"failed jobs and swaps: {len(some)} (0) {some or ''}", not some)
     judge(samples, min(5.0, minutes / 3), verdicts)

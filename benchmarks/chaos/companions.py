@@ -49,7 +49,7 @@ COMPANIONS = (
     Companion(
         "SIGTERM under load",
         "a service",
-        ("benchmarks/sigterm.py", "--rounds"),
+        ("-m", "benchmarks.sigterm", "--rounds"),
         full=50,
         sample=3,
     ),

@@ -99,10 +99,14 @@ def test_lines_of_requests_can_be_switched_off(registry, make_version, start, li
 
 
 def test_what_one_request_binds_to_its_log_stays_out_of_the_next(lines) -> None:
-    structlog.contextvars.bind_contextvars(request_id="of another")
-    send_through(answer, Metrics())
-    assert structlog.contextvars.get_contextvars().get("request_id") != "of this one"
-    structlog.contextvars.clear_contextvars()
+    bound: list[dict] = []
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        bound.append(structlog.contextvars.get_contextvars())
+
+    with structlog.contextvars.bound_contextvars(request_id="of another"):
+        send_through(look, Metrics())
+    assert bound == [{}]
 
 
 def test_refusals_are_counted_by_their_cause(registry, make_version, start) -> None:
