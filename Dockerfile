@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
 COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NOISEWELL_DATA_DIR=/data
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin noisewell \
  && mkdir /data && chown noisewell:noisewell /data
 USER 10001:10001
@@ -27,4 +27,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"NOISEWELL_PORT\", 8000)}/health/ready', timeout=2)"]
 ENTRYPOINT ["noisewell"]
-CMD ["serve", "--host", "0.0.0.0", "--data-dir", "/data"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -80,7 +80,7 @@ class Access:
         self._metrics.answered(route, seconds)
         if not self._log_requests or route in _QUIET:
             return
-        told = {"cause": seen.cause, "request_id": seen.request_id}
+        told = {"cause": seen.cause, "request_id": seen.request_id, "key": scope.get("key")}
         if route == "other":
             told["path"] = scope["path"][:_SHOWN]
         log.info(

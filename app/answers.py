@@ -11,6 +11,7 @@ from app.ask import split_ref
 from app.context import Context
 from app.engine import Loaded
 from app.errors import ClientGoneError
+from app.keys import FIRST
 
 T = TypeVar("T")
 
@@ -36,8 +37,9 @@ def image_headers(loaded: Loaded) -> dict[str, str]:
 
 
 def caller_of(request: Request) -> str:
-    """Who takes turns at the generator: an address, as long as there is one key for all."""
-    return request.client.host if request.client else ""
+    """Who takes turns at the generator: a stored key; an address where there is one for all."""
+    key = request.scope.get("key", FIRST)
+    return key if key != FIRST or request.client is None else request.client.host
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from app.data_cli import data_cli
 from app.jobs_cli import jobs_cli
+from app.keys_cli import keys_cli
 from app.models_cli import models_cli
-from app.origins import is_loopback
 from app.terminal import (
     PASSED_ON,
     AsJson,
@@ -46,6 +46,7 @@ cli.command()(gc)
 cli.command(context_settings=PASSED_ON)(train)
 cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
+cli.add_typer(keys_cli, name="keys")
 
 
 @cli.command()
@@ -56,19 +57,17 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
 ) -> None:
     """Serve images over HTTP, with one training worker beside."""
+    from app.keys import Keyring
     from app.logs import configure_logs
-    from app.main import other_service
+    from app.main import other_service, refuse_to_be_open
     from app.server import run_server
     from app.store.database import SchemaError
 
     settings = settings_from(host=host, port=port, data_dir=data_dir, device=device)
-    if settings.api_key is None and not is_loopback(settings.host):
-        fail(
-            f"refusing to listen on {settings.host} without a key, since anybody could reach it; "
-            f"set one, NOISEWELL_API_KEY=$(openssl rand -hex 32), or listen on 127.0.0.1"
-        )
     configure_logs(secrets=[settings.api_key])
     try:
+        if not settings.database_path.exists():  # where keys are, so that there can be none
+            refuse_to_be_open(Keyring(settings.api_key), settings)
         run_server(settings)
     except (ValueError, SchemaError) as error:
         fail(str(error))

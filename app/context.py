@@ -12,6 +12,7 @@ from app.bulk import Places
 from app.cache import ByteCache
 from app.engine import Engine
 from app.imports import DatasetImporter
+from app.keys import Keyring
 from app.life import Life
 from app.metrics import Metrics
 from app.settings import Settings
@@ -33,6 +34,7 @@ class Context:
     metrics: Metrics
     wake_worker: Callable[[], None]
     files: ByteCache
+    keyring: Keyring
     life: Life
     supervisor: WorkerSupervisor
     image_streams: Places = field(default_factory=Places)

@@ -1,33 +1,41 @@
 """Owns what every request passes first: the key and whether a browser may, security headers."""
 
-import hashlib
-import hmac
+import base64
+import binascii
 import re
 import secrets
 
 from starlette.datastructures import Headers
+from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import problems
-from app.errors import NoisewellError, UnauthorizedError
-from app.origins import Origins
+from app.doors import Doors
+from app.errors import ForbiddenError, NoisewellError, UnauthorizedError
+from app.keys import Keyring
+from app.origins import Origins, is_elsewhere
+from app.scopes import PUBLIC
 
-PUBLIC_PREFIX = "/health/"
+OPEN = (
+    "this service has no key, so it answers to its own machine alone; noisewell keys create, or"
+    " NOISEWELL_API_KEY, gives it one"
+)
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """The outermost layer: with a key set, every path but /health/* wants it.
+    """The outermost layer: once there is a key, every path but the probes wants one that opens it.
 
-    The key is read from `Authorization: Bearer …` or `X-API-Key`, and compared as a digest in
-    constant time.
+    A key is read from `Authorization: Bearer …`, `X-API-Key`, or as the password of
+    `Authorization: Basic …`, which is what browsers ask people for and keep.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, origins: Origins) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, doors: Doors, origins: Origins) -> None:
         self._app = app
+        self._keyring = keyring
+        self._doors = doors
         self._origins = origins
-        self._digest = _digest(api_key) if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -62,21 +70,37 @@ class Edge:
 
     def _check(self, scope: Scope) -> None:
         """Raises the error to answer; a probe knows neither a key nor a name of the service."""
-        if scope["path"].startswith(PUBLIC_PREFIX):
+        wanted = self._doors.wanted(scope["method"], get_route_path(scope))
+        if wanted == PUBLIC:
             return
         headers = Headers(scope=scope)
         self._origins.check(scope["method"], headers)
-        if not self._knows(headers):
-            raise UnauthorizedError(
-                "this path wants the service's key; send it as 'Authorization: Bearer <key>'"
+        if self._keyring.locked:
+            self._unlock(scope, wanted, headers)
+        elif is_elsewhere(scope.get("server")):
+            raise UnauthorizedError(OPEN)
+
+    def _unlock(self, scope: Scope, wanted: str | None, headers: Headers) -> None:
+        key = self._keyring.find(_shown_key(headers))
+        scope["key"] = key.id  # for the log, and for whose turn it is
+        if wanted is not None and not key.opens(wanted):
+            raise ForbiddenError(
+                f"key {key.id} has the scope {' and '.join(sorted(key.scopes))}, and"
+                f" {scope['method']} here wants {wanted}; noisewell keys create --scope {wanted}"
+                " makes one that has it"
             )
 
-    def _knows(self, headers: Headers) -> bool:
-        if self._digest is None:
-            return True
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(_digest(given), self._digest)
+
+def _shown_key(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    if "x-api-key" in headers or scheme.lower() != "basic":
+        return headers.get("x-api-key", "")
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def _request_id(scope: Scope) -> bytes:
@@ -91,7 +115,3 @@ def _is_plain_413(message: Message) -> bool:
     if message["type"] != "http.response.start" or message["status"] != 413:
         return False
     return Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

@@ -8,6 +8,7 @@ NoisewellError
 ├── UnsupportedTypeError   415  a body of another type than the route reads
 ├── UnauthorizedError      401  no key, or a wrong one
 ├── QuotaError             409  as many datasets, or bytes of them, as may be
+├── ForbiddenError         403  a key that does not open what was asked
 ├── MisdirectedError       421  its Host is none that this service answers to
 ├── CrossSiteError         403  another site's page sent it through a browser
 ├── ClientGoneError        499  nobody is left to answer
@@ -83,6 +84,13 @@ class UnauthorizedError(NoisewellError):
 
     status = 401
     code = "unauthorized"
+
+
+class ForbiddenError(NoisewellError):
+    """The key is known, and has not the scope that the route wants."""
+
+    status = 403
+    code = "forbidden"
 
 
 class MisdirectedError(NoisewellError):

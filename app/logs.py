@@ -17,9 +17,10 @@ from pydantic import SecretStr
 HIDDEN = "***"
 
 # Without one of these nothing below finds anything; a line a request must cost little.
-_HINT = re.compile("bearer|authorization|key|token|password|secret", re.IGNORECASE)
+_HINT = re.compile("bearer|nw_|authorization|key|token|password|secret", re.IGNORECASE)
 
 _SECRETS = (
+    (re.compile(r"nw_[A-Za-z0-9_-]{43}"), HIDDEN),  # a key of app/keys.py, wherever it stands
     (re.compile(r"(?i)(bearer\s+)[^\s\"',;]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*b?[\"']?)[^\"'\r\n,}]+"), rf"\1{HIDDEN}"),
     (

@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DatabaseError
 
 from app import problems
 from app.access import Access
@@ -20,13 +20,17 @@ from app.batcher import Batcher
 from app.bundled import install_bundled
 from app.cache import ByteCache
 from app.context import Context
+from app.doors import Doors
 from app.edge import Edge
 from app.engine import Engine
 from app.imports import DatasetImporter
+from app.keys import Keyring
 from app.life import Life
 from app.machine import device_memory
 from app.metrics import Metrics, Reading
+from app.openapi import describe
 from app.origins import Origins, is_loopback
+from app.polling import every
 from app.routes import (
     datasets,
     health,
@@ -53,21 +57,25 @@ from training.model.threads import half_the_cores
 
 SERVE_LOCK = "serve.lock"
 LOADER = "aliases"  # the thread that loads what serves
-_LOADER_GRACE_SEC = 0.5
 
 log = structlog.get_logger(__name__)
+
+
+class OpenError(ValueError):
+    """The service would be open to whoever reaches its machine."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application. Nothing is opened before its lifespan begins."""
     settings = settings or Settings()
-    metrics = Metrics()
+    metrics, keyring = Metrics(), Keyring(settings.api_key)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.context = await stack.enter_async_context(running(settings, metrics))
+                context = running(settings, metrics, keyring)
+                app.state.context = await stack.enter_async_context(context)
             except BaseException as error:
                 app.state.startup_error = error  # for the server to raise: uvicorn keeps it back
                 raise
@@ -92,10 +100,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(studio.router)
     app.mount("/static", studio.Assets())
     problems.add_handlers(app)
+    describe(app)
     app.add_middleware(ShortWay)
-    key = settings.api_key.get_secret_value() if settings.api_key else None
     origins = Origins(is_loopback(settings.host), settings.allowed_hosts)
-    app.add_middleware(Edge, api_key=key, origins=origins)
+    app.add_middleware(Edge, keyring=keyring, doors=Doors(app.routes), origins=origins)
     app.add_middleware(Access, metrics=metrics, log_requests=settings.log_requests)
     return app
 
@@ -105,12 +113,15 @@ def _operation_id(route: APIRoute) -> str:
 
 
 @asynccontextmanager
-async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Context, None]:
+async def running(
+    settings: Settings, metrics: Metrics, keyring: Keyring
+) -> AsyncGenerator[Context, None]:
     """Everything a service consists of, started in order and stopped in the reverse of it.
 
     Models are loaded after it has begun to listen; `life` tells when they are.
 
-    Raises BlockingIOError if another service uses the data directory.
+    Raises BlockingIOError if another service uses the data directory, OpenError if it would be
+    open to others.
     """
     async with AsyncExitStack() as stack:
         life = Life()
@@ -119,6 +130,8 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
         stack.enter_context(_alone(settings))
         store = await to_thread.run_sync(Store.open, settings.database_path)
         stack.callback(store.close)
+        unfollow = await to_thread.run_sync(_follow_keys, store, keyring, settings)
+        stack.push_async_callback(to_thread.run_sync, unfollow)
         registry = Registry(settings.models_dir)
         await to_thread.run_sync(install_bundled, registry)
 
@@ -174,6 +187,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncGenerator[Contex
             metrics,
             supervisor.wake,
             ByteCache(settings.image_cache_bytes),
+            keyring,
             life,
             supervisor,
         )
@@ -213,12 +227,38 @@ def _prepare_dirs(settings: Settings) -> None:
         directory.mkdir(parents=True, exist_ok=True)
 
 
+def _follow_keys(store: Store, keyring: Keyring, settings: Settings) -> Callable[[], None]:
+    """Read the stored keys, and again every `poll_sec`: a command in another process makes them.
+
+    Returns what ends it. Raises OpenError.
+    """
+    keyring.put(store.list_keys())
+    refuse_to_be_open(keyring, settings)
+
+    def look() -> None:
+        try:
+            keyring.put(store.list_keys())
+        except DatabaseError as error:  # those known stay known
+            log.error("the stored keys cannot be read", reason=str(error.orig))
+
+    return every(settings.poll_sec, look, "keys")
+
+
+def refuse_to_be_open(keyring: Keyring, settings: Settings) -> None:
+    """Raises OpenError if others reach it and there is no key."""
+    if not keyring.locked and not is_loopback(settings.host):
+        raise OpenError(
+            f"refusing to listen on {settings.host} without a key, since anybody could reach it;"
+            f" make one: noisewell keys create --scope admin --data-dir {settings.data_dir} (or set"
+            " NOISEWELL_API_KEY, or listen on 127.0.0.1)"
+        )
+
+
 def _follow_aliases(engine: Engine, settings: Settings, life: Life) -> Callable[[], None]:
     """Load what serves, then look at the aliases every `poll_sec`, since other processes move them.
 
     Returns what ends it.
     """
-    stopping = threading.Event()
 
     def look(max_bytes: float = math.inf) -> None:
         try:
@@ -226,23 +266,15 @@ def _follow_aliases(engine: Engine, settings: Settings, life: Life) -> Callable[
         except (OSError, ValueError) as error:  # what serves now goes on serving
             log.error("the models directory cannot be read", reason=str(error))
 
-    def follow() -> None:
+    def begin() -> bool:
         life.tell("loading models and warming up")
         try:
             look(settings.max_startup_bytes)
         except Exception as error:  # it would be unready for ever, without a word
             log.exception("the start failed")
             life.die(f"the start failed: {error}")
-            return
+            return False
         life.begin()
-        while not stopping.wait(settings.poll_sec):
-            look()
+        return True
 
-    thread = threading.Thread(target=follow, name=LOADER, daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        stopping.set()
-        thread.join(_LOADER_GRACE_SEC)  # it only reads; what it loads nobody will ask for
-
-    return stop
+    return every(settings.poll_sec, look, LOADER, begin)

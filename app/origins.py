@@ -20,6 +20,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_elsewhere(server: tuple[str, int | None] | None) -> bool:
+    """Whether a connection came to an address that other machines reach; a name is none."""
+    try:
+        return server is not None and not ipaddress.ip_address(server[0]).is_loopback
+    except ValueError:
+        return False
+
+
 class Origins:
     """Checks of Host and Origin, which are what a browser says truthfully of a page.
 

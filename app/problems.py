@@ -33,6 +33,11 @@ FAILED = (
     "and the file system, and send the request again"
 )
 MEDIA_TYPE = "application/problem+json"
+# The second makes a browser ask its user, who sees the realm.
+_CHALLENGES = (
+    'Bearer realm="noisewell"',
+    'Basic realm="noisewell: any name, the key as password", charset="UTF-8"',
+)
 _SHOWN = 80
 _TOLD = 10  # of the errors in one body: it may hold a hundred thousand
 
@@ -68,12 +73,14 @@ def of(error: NoisewellError) -> Response:
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_sec)))
         headers["Retry-After-Ms"] = str(math.ceil(1000 * error.retry_after_sec))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="noisewell"'
     more: dict[str, Any] = {"field": error.field} if error.field else {}
     if isinstance(error, StorageFullError):
         more |= {"needed_bytes": error.needed_bytes, "free_bytes": error.free_bytes}
-    return problem(error.status, error.title, error.code, error.detail, headers, **more)
+    response = problem(error.status, error.title, error.code, error.detail, headers, **more)
+    if error.status == 401:
+        for challenge in _CHALLENGES:
+            response.headers.append("WWW-Authenticate", challenge)
+    return response
 
 
 def too_large(scope: Scope) -> Response:

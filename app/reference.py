@@ -62,6 +62,7 @@ class Operation:
     fields: Sequence[Field]
     answers: Sequence[Markup]
     curl: str
+    scope: str  # of the key it wants; empty if it wants none
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _operation(
             if status < "300"
         ],
         curl=_curl(method, path, operation, body, host, keyed),
+        scope=_scope(operation),
     )
 
 
@@ -193,6 +195,11 @@ def _is_form(operation: Json) -> bool:
 def _body(operation: Json) -> Json:
     contents: dict[str, Json] = operation.get("requestBody", {}).get("content", {})
     return next((content["schema"] for content in contents.values()), {})
+
+
+def _scope(operation: Json) -> str:
+    security = operation.get("security", [])
+    return next(iter(security[0].values()))[0] if security else ""
 
 
 def _curl(method: str, path: str, operation: Json, body: Json, host: str, keyed: bool) -> str:

@@ -26,7 +26,9 @@ PASSED_ON: dict[str, Any] = {
     "ignore_unknown_options": True,
     "help_option_names": [],
 }
-DataDir = Annotated[Path, typer.Option(help="Where models, datasets and jobs are.")]
+DataDir = Annotated[
+    Path, typer.Option(help="Where models, datasets and jobs are.", envvar="NOISEWELL_DATA_DIR")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 
 

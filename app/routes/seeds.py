@@ -72,7 +72,7 @@ async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
 def _cache_control(ctx: Context, ref: str) -> str:
     if split_ref(ref)[1] is None:
         return "no-cache"
-    return f"{'private' if ctx.settings.api_key else 'public'}, {_MAX_AGE}"
+    return f"{'private' if ctx.keyring.locked else 'public'}, {_MAX_AGE}"
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

@@ -50,7 +50,7 @@ def studio() -> HTMLResponse:
 @router.get("/docs")
 def docs(request: Request, ctx: Ctx) -> HTMLResponse:
     """The reference of the API, with examples for this address."""
-    keyed = ctx.settings.api_key is not None
+    keyed = ctx.keyring.locked
     return HTMLResponse(_docs(request.app, request.url.netloc, keyed), headers=HEADERS)
 
 

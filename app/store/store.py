@@ -1,8 +1,9 @@
-"""Owns nothing of its own: joins the jobs and the datasets to the one store of a service."""
+"""Owns nothing of its own: joins jobs, datasets and keys to the one store of a service."""
 
 from app.store.datasets import DatasetStore
 from app.store.jobs import JobStore
+from app.store.keys import KeyStore
 
 
-class Store(JobStore, DatasetStore):
-    """Jobs and datasets in one database file, so that one transaction can look at both."""
+class Store(JobStore, DatasetStore, KeyStore):
+    """All in one database file, so that one transaction can look at jobs and datasets."""

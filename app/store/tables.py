@@ -1,4 +1,4 @@
-"""Owns the tables: the columns of jobs, their events and the datasets."""
+"""Owns the tables: the columns of jobs, their events, the datasets and the keys."""
 
 from sqlalchemy import (
     JSON,
@@ -99,4 +99,17 @@ datasets = Table(
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Index(None, "name"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    # SHA-256 in hex. The key itself is shown once and kept nowhere.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
 )

@@ -52,7 +52,7 @@ def refused(result: Result) -> str:
 def test_serving_beyond_this_machine_wants_a_key(tmp_path: Path, host: str) -> None:
     told = refused(run("serve", "--host", host, "--data-dir", tmp_path / "data"))
     assert "without a key" in told
-    assert "NOISEWELL_API_KEY=$(openssl rand -hex 32)" in told
+    assert f"noisewell keys create --scope admin --data-dir {tmp_path / 'data'}" in told
     assert not (tmp_path / "data").exists()
 
 

@@ -7,7 +7,10 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.doors import Doors
 from app.edge import Edge
+from app.keys import Keyring
+from app.main import create_app
 from app.origins import Origins, is_loopback
 
 KEY = "correct horse battery staple"
@@ -50,7 +53,7 @@ def test_no_method_and_no_path_slips_by(locked_service) -> None:
 @pytest.mark.parametrize(
     "path", ["/health/../v1/models", "/health/%2e%2e/v1/models", "/health//v1/models", "/health/x"]
 )
-def test_a_path_that_only_begins_like_a_probe_leads_nowhere(locked_service, path: str) -> None:
+def test_a_path_that_only_begins_like_a_probe_is_shut(locked_service, path: str) -> None:
     async def ask() -> list[Message]:
         sent: list[Message] = []
 
@@ -61,7 +64,7 @@ def test_a_path_that_only_begins_like_a_probe_leads_nowhere(locked_service, path
         await locked_service.app(scope, receive_nothing, send)
         return sent
 
-    assert locked_service.portal.call(ask)[0]["status"] == 404
+    assert locked_service.portal.call(ask)[0]["status"] == 401
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,8 @@ def test_a_wrong_key_opens_none(locked_service, headers: dict[str, str]) -> None
     answer = locked_service.get("/v1/models", headers=raw)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="noisewell"'
+    challenges = answer.headers.get_list("WWW-Authenticate")
+    assert [challenge.partition(" ")[0] for challenge in challenges] == ["Bearer", "Basic"]
     assert "Authorization: Bearer" in answer.json()["detail"]
 
 
@@ -178,7 +182,8 @@ def send_through(app: ASGIApp, scope: Scope) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Edge(app, None, Origins(True, ()))(scope, receive_nothing, send))  # type: ignore[arg-type]
+    edge = Edge(app, Keyring(None), Doors(create_app().routes), Origins(True, ()))
+    asyncio.run(edge(scope, receive_nothing, send))
     return sent
 
 
@@ -189,3 +194,30 @@ async def crash(scope: Scope, receive: Receive, send: Send) -> None:
 def test_web_sockets_are_closed() -> None:
     sent = send_through(crash, make_scope(kind="websocket"))
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(
+    ("server", "answered"),
+    [
+        (("127.0.0.1", 80), True),
+        (("::1", 80), True),
+        (("localhost", 80), True),
+        (("/run/noisewell.sock", None), True),
+        (None, True),
+        (("10.0.0.7", 80), False),
+        (("0.0.0.0", 80), False),
+        (("fe80::1", 80), False),
+    ],
+)
+def test_without_a_key_only_its_own_machine_is_answered(server, answered: bool) -> None:
+    """Under another server than our own nobody else looks at where it listens."""
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    sent = send_through(app, {**make_scope("/v1/models"), "server": server})
+    assert bool(seen) == answered
+    assert answered or sent[0]["status"] == 401
+    send_through(app, {**make_scope("/health/live"), "server": server})
+    assert len(seen) == 1 + answered

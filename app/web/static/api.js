@@ -1,19 +1,10 @@
-// Owns talking to the service: the key, errors as sentences, uploads.
-
-const KEY = "noisewell-key";
-const dialog = document.querySelector("#key");
-const button = document.querySelector("#key-button");
-let declined = false;
-
-const key = () => sessionStorage.getItem(KEY);
-export const hasKey = () => key() !== null;
-const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
+// Owns talking to the service: errors as sentences, uploads. The browser sends the key.
 
 /** A response; throws an Error whose message is the problem's `detail`. */
 export async function call(path, { json, ...options } = {}) {
   const body = json && { body: JSON.stringify(json), method: "POST" };
   const type = json && { "Content-Type": "application/json" };
-  const sent = fetch(path, { ...body, ...options, headers: { ...headers(), ...type } });
+  const sent = fetch(path, { ...body, ...options, headers: type });
   const answer = await sent.catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The service does not answer.");
   });
@@ -31,7 +22,6 @@ export function upload(path, form, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
-    Object.entries(headers()).forEach((header) => request.setRequestHeader(...header));
     request.upload.addEventListener("progress", (e) => onProgress(e.loaded / e.total));
     request.addEventListener("error", () => reject(new Error("The upload broke off.")));
     request.addEventListener("load", () => {
@@ -43,27 +33,9 @@ export function upload(path, form, onProgress) {
 }
 
 function problem(status, text) {
-  if (status === 401 && !declined) askKey(key() ? "The service refused this key." : undefined);
   try {
     return new Error(JSON.parse(text).detail);
   } catch {
     return new Error(`The service answered ${status}.`);
   }
 }
-
-function askKey(why = "Kept in this tab only, and forgotten with it.") {
-  button.hidden = false;
-  if (dialog.open) return;
-  dialog.querySelector("[data-f=why]").textContent = why;
-  dialog.showModal();
-}
-
-button.hidden = !key();
-button.addEventListener("click", () => askKey());
-dialog.addEventListener("close", () => (declined = true));
-dialog.querySelector("[data-do=close]").addEventListener("click", () => dialog.close());
-dialog.querySelector("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem(KEY, event.target.elements.key.value.trim());
-  location.reload();
-});

@@ -1,6 +1,6 @@
 // Owns the view of training: datasets and jobs, new ones and how they are going.
 
-import { blobOf, call, get, hasKey, post, textOf, upload } from "./api.js";
+import { call, get, post, textOf, upload } from "./api.js";
 import { $, acts, fill, keep, on, options, picture, read, when } from "./dom.js";
 
 const JOBS = "/v1/training/jobs";
@@ -119,13 +119,6 @@ function makeDataset(node, dataset) {
       const { rejections } = await get(url);
       const lines = rejections.map(({ file, reason }) => `${file}: ${reason}`);
       read(`Rejected from ${ref(dataset)}`, lines.join("\n"));
-    },
-    report: async (event) => {
-      if (!hasKey()) return; // a link brings no key
-      event.preventDefault();
-      const href = URL.createObjectURL(await blobOf(report.href));
-      Object.assign(document.createElement("a"), { href, download: `${ref(dataset)}.html` }).click();
-      setTimeout(() => URL.revokeObjectURL(href), 1000);
     },
   });
 }

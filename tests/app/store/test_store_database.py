@@ -107,8 +107,8 @@ def test_an_older_file_is_backed_up_before_it_is_migrated(tmp_path: Path) -> Non
     before = path.read_bytes()
     Store.open(path).close()
     assert path.read_bytes() != before
-    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.before-0003"]
-    assert path.with_name(f"{path.name}.before-0003").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.before-0004"]
+    assert path.with_name(f"{path.name}.before-0004").read_bytes() == before
 
 
 def test_an_older_file_stays_as_it_is_without_a_backup(
