@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from anyio import to_thread
@@ -36,10 +37,23 @@ def image_headers(loaded: Loaded) -> dict[str, str]:
     }
 
 
-def caller_of(request: Request) -> str:
-    """Who takes turns at the generator: a stored key; an address where there is one for all."""
-    key = request.scope.get("key", FIRST)
-    return key if key != FIRST or request.client is None else request.client.host
+@dataclass(frozen=True)
+class Caller:
+    """Who asked for images: whose turn it is at the generator, and what their quotas leave."""
+
+    name: str
+    headers: dict[str, str]
+
+
+def admit(request: Request, ctx: Context, images: int) -> Caller:
+    """Count images for whoever asks. Raises RateLimitError, or BadRequestError for too many.
+
+    They take turns by stored key; by address where there is one key for all, or none.
+    """
+    key: str | None = request.scope.get("key")
+    address = request.client.host if request.client else ""
+    headers = ctx.quotas.take(key, address, images)
+    return Caller(key if key not in (None, FIRST) else address, headers)
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:

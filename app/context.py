@@ -15,6 +15,7 @@ from app.imports import DatasetImporter
 from app.keys import Keyring
 from app.life import Life
 from app.metrics import Metrics
+from app.quotas import Quotas
 from app.settings import Settings
 from app.store.store import Store
 from app.supervisor import WorkerSupervisor
@@ -35,6 +36,7 @@ class Context:
     wake_worker: Callable[[], None]
     files: ByteCache
     keyring: Keyring
+    quotas: Quotas
     life: Life
     supervisor: WorkerSupervisor
     image_streams: Places = field(default_factory=Places)

@@ -11,6 +11,7 @@ NoisewellError
 ├── ForbiddenError         403  a key that does not open what was asked
 ├── MisdirectedError       421  its Host is none that this service answers to
 ├── CrossSiteError         403  another site's page sent it through a browser
+├── RateLimitError         429  a quota is used up; says when there is some again
 ├── ClientGoneError        499  nobody is left to answer
 ├── StorageFullError       507  the disk has no room for what was to be stored
 └── UnavailableError       503  no capacity now; says when to come back
@@ -105,6 +106,18 @@ class CrossSiteError(NoisewellError):
 
     status = 403
     code = "cross_site"
+
+
+class RateLimitError(NoisewellError):
+    """This key, or this address, asked for as many images as it may; others are served."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after_sec: float, headers: dict[str, str]) -> None:
+        super().__init__(detail)
+        self.retry_after_sec = retry_after_sec
+        self.headers = headers
 
 
 class ClientGoneError(NoisewellError):

@@ -31,6 +31,7 @@ from app.metrics import Metrics, Reading
 from app.openapi import describe
 from app.origins import Origins, is_loopback
 from app.polling import every
+from app.quotas import Quotas
 from app.routes import (
     datasets,
     health,
@@ -188,6 +189,7 @@ async def running(
             supervisor.wake,
             ByteCache(settings.image_cache_bytes),
             keyring,
+            Quotas(settings.key_images_per_minute, settings.address_images_per_minute),
             life,
             supervisor,
         )

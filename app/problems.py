@@ -19,6 +19,7 @@ from starlette.types import Scope
 from app.errors import (
     BadRequestError,
     NoisewellError,
+    RateLimitError,
     StorageFullError,
     TooLargeError,
     UnavailableError,
@@ -70,7 +71,9 @@ def add_handlers(app: FastAPI) -> None:
 def of(error: NoisewellError) -> Response:
     """The answer to one of our own errors."""
     headers: dict[str, str] = {}
-    if isinstance(error, UnavailableError):
+    if isinstance(error, RateLimitError):
+        headers |= error.headers
+    if isinstance(error, UnavailableError | RateLimitError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_sec)))
         headers["Retry-After-Ms"] = str(math.ceil(1000 * error.retry_after_sec))
     more: dict[str, Any] = {"field": error.field} if error.field else {}

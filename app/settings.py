@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     max_loaded_bytes: int = Field(default=2_000_000_000, ge=1)
     max_startup_bytes: int = Field(default=4_000_000, ge=0)
 
+    # Images a minute that each key, and each address, may ask for; 0 is no limit.
+    key_images_per_minute: int = Field(default=0, ge=0)
+    address_images_per_minute: int = Field(default=0, ge=0)
+
     # Request bodies and datasets; max_dataset_bytes counts what an upload unpacks to, and the
     # ratio is of that to the bytes of the zip.
     max_body_bytes: int = Field(default=1_000_000, ge=1)

@@ -12,7 +12,7 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app import png
-from app.answers import caller_of, image_headers, loaded_version, unless_gone
+from app.answers import admit, image_headers, loaded_version, unless_gone
 from app.ask import Ask
 from app.bulk import Data, Grid, Json, Ndjson, Npy, Writer, Zip
 from app.classes import asked_classes
@@ -45,8 +45,10 @@ async def create_images(request: Request, ctx: Ctx, body: ImagesRequest) -> Resp
     """n images in one answer: a file, a grid, a zip, JSON with base64, lines of it, or .npy."""
     loaded = await loaded_version(ctx, body.model)
     _check_size(ctx, loaded, body)
-    order = _Order(ctx, _ask(loaded, body), body.count, body.format, caller_of(request))
-    headers = image_headers(loaded)
+    ask = _ask(loaded, body)
+    caller = admit(request, ctx, body.count)
+    order = _Order(ctx, ask, body.count, body.format, caller.name)
+    headers = {**image_headers(loaded), **caller.headers}
     if order.ask.seeds is not None:
         headers["X-Seed"] = str(order.ask.seeds[0])
     if body.response in _WRITERS:

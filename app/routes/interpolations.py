@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app import animations, png
-from app.answers import caller_of, image_headers, loaded_version, unless_gone
+from app.answers import admit, image_headers, loaded_version, unless_gone
 from app.ask import Ask
 from app.classes import asked_classes
 from app.context import Context, Ctx
@@ -39,10 +39,10 @@ async def create_interpolation(request: Request, ctx: Ctx, body: InterpolationRe
             return png.encode_png(make_grid(images), about)
         return animations.encode(images, body.format, body.frame_ms, about)
 
-    caller = caller_of(request)
-    answer = ctx.batcher.submit(loaded, body.frames, walk.draw, finish, caller)
+    caller = admit(request, ctx, body.frames)
+    answer = ctx.batcher.submit(loaded, body.frames, walk.draw, finish, caller.name)
     data = await unless_gone(request, answer)
-    headers = image_headers(loaded)
+    headers = {**image_headers(loaded), **caller.headers}
     if body.seeds is not None:
         headers["X-Seed"] = str(body.seeds[0])
     return Response(data, headers=headers, media_type=_MEDIA_TYPES[body.format])

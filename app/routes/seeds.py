@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.answers import caller_of, image_headers, loaded_version, unless_gone
+from app.answers import admit, image_headers, loaded_version, unless_gone
 from app.ask import Ask, class_from_text, split_ref
 from app.context import Context, Ctx
 from app.errors import BadRequestError
@@ -60,11 +60,13 @@ async def answer(request: Request, ctx: Context, wanted: Wanted) -> Response:
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    caller = admit(request, ctx, 1)
+    headers |= caller.headers
     file = ctx.files.get(etag)
     if file is None:
         classes = None if index is None else np.array([index], np.int64)
         ask = Ask(loaded, [wanted.seed], None, classes, wanted.truncation)
-        file = await unless_gone(request, ctx.batcher.png(ask, caller_of(request)))
+        file = await unless_gone(request, ctx.batcher.png(ask, caller.name))
         ctx.files.put(etag, file)
     return Response(file, headers=headers, media_type="image/png")
 

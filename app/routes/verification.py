@@ -5,7 +5,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, File, Request, UploadFile
 
-from app.answers import caller_of, loaded_version, unless_gone
+from app.answers import admit, loaded_version, unless_gone
 from app.context import Ctx
 from app.schemas import Verification
 from app.verification import again, read_picture, verdict
@@ -29,5 +29,5 @@ async def verify_image(
     def finish(images: Pixels, c: Classes) -> Verification:
         return verdict(picture, loaded, images[0])
 
-    answer = ctx.batcher.submit(loaded, 1, ask.draw, finish, caller_of(request))
+    answer = ctx.batcher.submit(loaded, 1, ask.draw, finish, admit(request, ctx, 1).name)
     return await unless_gone(request, answer)
