@@ -12,7 +12,7 @@ import torch
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import problems
 from app.access import Access
@@ -240,8 +240,8 @@ def _follow_keys(store: Store, keyring: Keyring, settings: Settings) -> Callable
     def look() -> None:
         try:
             keyring.put(store.list_keys())
-        except DatabaseError as error:  # those known stay known
-            log.error("the stored keys cannot be read", reason=str(error.orig))
+        except SQLAlchemyError as error:  # those known stay known
+            log.error("the stored keys cannot be read", reason=str(error))
 
     return every(settings.poll_sec, look, "keys")
 

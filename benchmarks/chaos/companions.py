@@ -40,6 +40,27 @@ COMPANIONS = (
         sample=1_000,
     ),
     Companion(
+        "NaN in G, D, data or optimizer",
+        "a training",
+        ("benchmarks/faults.py", "--n"),
+        full=100,
+        sample=4,
+    ),
+    Companion(
+        "half of the clients vanish",
+        "a service",
+        ("benchmarks/departures.py", "--requests"),
+        full=10_000,
+        sample=500,
+    ),
+    Companion(
+        "swaps under load",
+        "a service",
+        ("benchmarks/swaps.py", "--swaps"),
+        full=1_000,
+        sample=40,
+    ),
+    Companion(
         "stopped past its lease and continued",
         "a worker",
         ("benchmarks/stopped_worker.py", "--tries"),

@@ -216,6 +216,28 @@ class Pause(StoreOperation):
         return count_events(store, "paused")
 
 
+class KeyCreate(StoreOperation):
+    can_be_repeated = False  # nobody makes the same key twice
+
+    def act(self, store: Store, job: Job) -> object:
+        return store.add_key("ci", "0" * 64, frozenset(["read"])).id
+
+    def count(self, store: Store) -> int:
+        return len(store.list_keys())
+
+
+class KeyRevoke(StoreOperation):
+    def fill(self, store: Store) -> None:
+        super().fill(store)
+        store.add_key("ci", "0" * 64, frozenset(["read"]))
+
+    def act(self, store: Store, job: Job) -> object:
+        return store.revoke_key(store.list_keys()[0].id).revoked_at
+
+    def count(self, store: Store) -> int:
+        return sum(key.revoked_at is not None for key in store.list_keys())
+
+
 class Resume(StoreOperation):
     def fill(self, store: Store) -> None:
         super().fill(store)
@@ -383,6 +405,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Pause(),
     Resume(),
     Retry(),
+    KeyCreate(),
+    KeyRevoke(),
     Migrate(),
     Gc(),
     Register(),
