@@ -13,11 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
 from app.errors import (
     BadRequestError,
+    ClientGoneError,
     NoisewellError,
     RateLimitError,
     StorageFullError,
@@ -62,6 +64,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NoisewellError, _noisewell_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(DamagedError, _damaged)
     app.add_exception_handler(OSError, _storage)
     app.add_exception_handler(OperationalError, _storage)
@@ -143,6 +146,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     title = HTTPStatus(error.status_code).phrase
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return problem(error.status_code, title, code or "http", detail, error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return of(ClientGoneError("the client hung up in the middle of its request"))
 
 
 async def _damaged(request: Request, error: Exception) -> Response:

@@ -9,9 +9,9 @@ import anyio
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from app.errors import BadRequestError, ClientGoneError, TooLargeError, UnsupportedTypeError
+from app.errors import BadRequestError, TooLargeError, UnsupportedTypeError
 from training.model.files import fsync
 
 MAX_FIELD_BYTES = 1_000
@@ -128,7 +128,7 @@ async def receive_upload(
     """Stream the form's files to new files, synced to the disk; returns the other fields.
 
     files: where to by the name of the part; the first is wanted, the others may be missing.
-    Raises TooLargeError, BadRequestError naming the field, UnsupportedTypeError, ClientGoneError;
+    Raises TooLargeError, BadRequestError naming the field, UnsupportedTypeError, ClientDisconnect;
     all the files are gone then.
     """
     boundary = _boundary(request)
@@ -178,8 +178,6 @@ async def _parse(
                 await anyio.to_thread.run_sync(parser.write, chunk)
     except FormParserError as e:
         raise BadRequestError(f"The body is not valid multipart/form-data: {e}.") from e
-    except ClientDisconnect as e:
-        raise ClientGoneError("The client hung up in the middle of its upload.") from e
 
 
 def _boundary(request: Request) -> bytes:

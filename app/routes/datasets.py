@@ -7,14 +7,13 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from PIL import ImageColor
 from pydantic import ValidationError
-from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
 from app.errors import (
@@ -53,6 +52,7 @@ FIELDS = (
 MAX_NAMED = 10
 MAX_JSON_BYTES = 64_000
 MAX_PER_CLASS = 1_000_000_000
+MAX_LINE = 2**31 - 1
 EMPTY_ZIP = b"PK\x05\x06"  # the end record stands where the first entry would
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -259,12 +259,12 @@ def get_verdicts(
     dataset_id: str,
     ctx: Ctx,
     verdict: Literal["accept", "convert", "reject"] | None = None,
-    start: Annotated[int, Query(ge=0, description="The line to start at.")] = 0,
+    start: Annotated[int, Query(ge=0, le=MAX_LINE, description="The line to start at.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Verdicts:
     """What became of each file, with the reason; only those of one verdict if it is named."""
     data: list[dict[str, Any]] = []
-    with _told(ctx, dataset_id, "verdicts.jsonl").open("rb") as lines:
+    with _told(ctx, dataset_id, "verdicts.jsonl") as lines:
         for number, line in enumerate(islice(lines, start, None), start):
             if verdict is not None and verdict.encode() not in line:
                 continue
@@ -276,33 +276,43 @@ def get_verdicts(
     return Verdicts(data=data, next=None)
 
 
-@router.get("/{dataset_id}/report")
-def get_report(dataset_id: str, ctx: Ctx) -> FileResponse:
+@router.get(
+    "/{dataset_id}/report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}}}},
+)
+def get_report(dataset_id: str, ctx: Ctx) -> Response:
     """The import as a page, which may run nothing and fetch nothing."""
-    path = _told(ctx, dataset_id, "report.html")
-    return FileResponse(path, media_type="text/html", headers=REPORT_POLICY)
+    with _told(ctx, dataset_id, "report.html") as page:
+        return Response(page.read(), media_type="text/html", headers=REPORT_POLICY)
 
 
-@router.get("/{dataset_id}/thumbnails.png")
-def get_thumbnails(dataset_id: str, ctx: Ctx) -> FileResponse:
+@router.get(
+    "/{dataset_id}/thumbnails.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+def get_thumbnails(dataset_id: str, ctx: Ctx) -> Response:
     """A sheet of images as they were packed."""
-    return FileResponse(_told(ctx, dataset_id, "thumbnails.png"), media_type="image/png")
+    with _told(ctx, dataset_id, "thumbnails.png") as sheet:
+        return Response(sheet.read(), media_type="image/png")
 
 
-def _told(ctx: Context, dataset_id: str, name: str) -> Path:
-    """A file of a packed dataset; raises NotFoundError where there is none, and says why."""
+def _told(ctx: Context, dataset_id: str, name: str) -> BinaryIO:
+    """A file of a packed dataset, opened. Raises NotFoundError, which says why there is none."""
     dataset = ctx.store.get_dataset(dataset_id)
     path = ctx.importer.dataset_path(dataset.id) / name
     if dataset.status != "ready":
         raise NotFoundError(
             f"Dataset {dataset_id!r} is {dataset.status}; {name} is there once it is ready."
         )
-    if not path.is_file():
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
         raise NotFoundError(
-            f"Dataset {dataset_id!r} has no {name}: it was imported before there was one; import"
-            " its images again."
-        )
-    return path
+            f"Dataset {dataset_id!r} has no {name}: it was imported before there was one, or has"
+            " just been deleted; import its images again."
+        ) from None
 
 
 # What an upload may ask for

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
-from starlette.responses import FileResponse
 
 from app.context import Context, Ctx
 from app.errors import ConflictError, NotFoundError
@@ -49,7 +48,7 @@ def get_version(model: str, version: int, ctx: Ctx) -> Version:
 )
 def get_version_card(model: str, version: int, ctx: Ctx) -> Response:
     """The model card, in Markdown."""
-    return FileResponse(_file(ctx, model, version, "card.md"), media_type="text/markdown")
+    return _extra(ctx, model, version, "card.md", "text/markdown")
 
 
 @router.get(
@@ -79,7 +78,7 @@ def get_version_memorisation(model: str, version: int, ctx: Ctx) -> Response:
 )
 def get_version_samples(model: str, version: int, ctx: Ctx) -> Response:
     """The grid of fixed seeds made when the version was registered."""
-    return FileResponse(_file(ctx, model, version, "samples.png"), media_type="image/png")
+    return _extra(ctx, model, version, "samples.png", "image/png")
 
 
 @router.put("/{model}/aliases/champion")
@@ -184,11 +183,12 @@ def _version(ctx: Context, model: str, version: int) -> Version:
 
 
 def _extra(ctx: Context, model: str, version: int, name: str, media_type: str) -> Response:
-    """A file that some versions lack."""
-    path = _file(ctx, model, version, name)
-    if not path.is_file():
-        raise NotFoundError(f"{model}@{version} has no {name}.", field="version")
-    return FileResponse(path, media_type=media_type)
+    """A file beside the weights, which some versions lack."""
+    try:
+        data = _file(ctx, model, version, name).read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"{model}@{version} has no {name}.", field="version") from None
+    return Response(data, media_type=media_type)
 
 
 def _file(ctx: Context, model: str, version: int, name: str) -> Any:

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.context import Ctx
 from app.reference import make_reference
@@ -21,6 +21,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_RANGES = (b"range", b"if-range")
 
 router = APIRouter(include_in_schema=False)
 _templates = Environment(
@@ -29,10 +30,18 @@ _templates = Environment(
 
 
 class Assets(StaticFiles):
-    """The pages' files, asked for anew each time: an upgrade never mixes with a cached one."""
+    """The pages' files, asked for anew each time: an upgrade never mixes with a cached one.
+
+    Always the whole file: they are short, and a range that is wrong the framework refuses in words
+    of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__(directory=WEB / "static")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kept = [header for header in scope["headers"] if header[0] not in _RANGES]
+        await super().__call__({**scope, "headers": kept}, receive, send)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

@@ -13,12 +13,11 @@ import anyio
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from PIL import Image
 
+from app import problems
 from app.context import get_context
-from app.errors import NoisewellError
 from app.imports import DatasetImporter
 from app.routes import datasets
 from app.settings import Settings
@@ -57,7 +56,7 @@ class House:
         self.importer = DatasetImporter(self.settings, self.store, max_queued=2)
         self.app = FastAPI()
         self.app.include_router(datasets.router)
-        self.app.add_exception_handler(NoisewellError, answer_error)
+        problems.add_handlers(self.app)
         self.registry = Registry(self.settings.models_dir)
         self.context = context = SimpleNamespace(
             settings=self.settings,
@@ -80,11 +79,6 @@ class House:
     def uploads(self) -> list[str]:
         folder = self.settings.uploads_dir
         return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-
-
-async def answer_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, NoisewellError)
-    return JSONResponse({"detail": error.detail, "field": error.field}, error.status)
 
 
 @pytest.fixture
@@ -259,7 +253,14 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(house: House) -> None:
     assert house.uploads() == []
 
 
-def call(house: House, receive: Any) -> int:
+def test_a_client_that_hangs_up_amid_json_is_no_error_of_ours(house: House) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    assert call(house, receive, b"application/json") == 499
+
+
+def call(house: House, receive: Any, kind: bytes = b"multipart/form-data; boundary=x") -> int:
     """The status that an upload gets whose body comes from `receive`."""
     status = 0
 
@@ -277,7 +278,7 @@ def call(house: House, receive: Any) -> int:
         "root_path": "",
         "scheme": "http",
         "query_string": b"",
-        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+        "headers": [(b"content-type", kind)],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
     }
@@ -445,7 +446,8 @@ def test_verdicts_are_paged_and_filtered(client: httpx.Client, house: House) -> 
     assert first == {"data": [rows[1], rows[3]], "next": 5}
     rest = client.get(asked, params={**page, "start": "5"}).json()
     assert rest == {"data": [rows[5]], "next": None}
-    assert client.get(asked, params={"verdict": "other"}).status_code == 422
+    for wrong in ({"verdict": "other"}, {"start": "9" * 30}):
+        assert client.get(asked, params=wrong).status_code == 422
 
 
 def test_a_report_may_run_and_fetch_nothing(client: httpx.Client, house: House) -> None:

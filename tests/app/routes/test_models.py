@@ -93,6 +93,12 @@ def test_a_file_that_some_versions_lack_is_not_found_there(service, file: str) -
     assert service.get(f"{TOY}/versions/1/{file}").content == b"{}"
 
 
+def test_a_file_that_is_gone_is_not_found(service) -> None:
+    (service.context.registry.path("toy", 2) / "card.md").unlink()
+    answer = service.get(f"{TOY}/versions/2/card")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize("rest", ["", "/card", "/samples.png"])
 @pytest.mark.parametrize(
     ("place", "status", "told"),

@@ -102,6 +102,16 @@ def test_what_is_no_file_of_the_page_is_not_found(toy):
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    "range_", ["bytes=0-3", "bytes=9-1", "bytes=x", "bytes=99999999-", "lines=1"]
+)
+def test_a_file_is_answered_whole_whatever_part_of_it_is_asked_for(toy, range_):
+    for path in ("/static/style.css", "/v1/models/toy/versions/1/card"):
+        answer = toy.get(path, headers={"range": range_})
+        assert answer.status_code == 200
+        assert answer.content == toy.get(path).content
+
+
 def test_the_reference_lists_every_route(toy):
     text = toy.get("/docs").text
     routes = [
