@@ -11,6 +11,7 @@ import torch
 from training.averages import chosen_average
 from training.cards import make_card, to_markdown
 from training.data.dataset import Dataset
+from training.history import read_history
 from training.metrics.evaluation import evaluate, measure
 from training.metrics.features import Evaluator
 from training.model.checkpoint import CheckpointError, load_generator, trained_generator
@@ -24,6 +25,7 @@ from training.plan import Plan
 from training.presets import PRESETS
 from training.promotion import Policy, should_promote
 from training.run import sample_grid
+from training.snapshots import seconds_by_images
 
 VERSION = "0.1.0"
 
@@ -70,6 +72,8 @@ def make_version(
 def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) -> dict[str, Any]:
     state = json.loads((run_dir / "state.json").read_text("utf-8"))
     chosen = chosen_average(run_dir)
+    cur_nimg = chosen["cur_nimg"] if chosen else state["cur_nimg"]
+    seconds = seconds_by_images(read_history(run_dir))
     config, preset = plan.config.to_json(), plan.asked["preset"]
     usual = PRESETS[preset].to_json()
     return {
@@ -86,8 +90,8 @@ def _lineage(plan: Plan, run_dir: Path, dataset: Dataset, job_id: str | None) ->
         "seed": plan.seed,
         "config": config,
         "use_bf16": plan.use_bf16,
-        "cur_nimg": chosen["cur_nimg"] if chosen else state["cur_nimg"],
-        "train_sec": state["elapsed_sec"],
+        "cur_nimg": cur_nimg,
+        "train_sec": seconds.get(cur_nimg, state["elapsed_sec"]),
         "average": chosen,
         "code_version": VERSION,
     }

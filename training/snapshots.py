@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from training.history import read_history
+from training.history import History, read_history
 from training.model.checkpoint import trained_generator
 from training.model.networks.config import NetworkConfig
 from training.model.sampling import Sampler
@@ -36,11 +36,16 @@ def list_snapshots(run_dir: Path) -> list[Path]:
     return paths
 
 
+def seconds_by_images(history: History) -> dict[int, float]:
+    """How long a run had trained when it had seen so many images, wherever it told of it."""
+    return {row["cur_nimg"]: row["elapsed_sec"] for row in history.stats}
+
+
 def read_snapshots(run_dir: Path, device: torch.device) -> Iterator[Snapshot]:
     """Each snapshot of a run, oldest first. Raises ValueError, CheckpointError."""
     paths, history = list_snapshots(run_dir), read_history(run_dir)
     network = NetworkConfig.from_json(history.run["network"])
-    seconds = {row["cur_nimg"]: row["elapsed_sec"] for row in history.stats}
+    seconds = seconds_by_images(history)
     for path in paths:
         generator = trained_generator(path.read_bytes(), network, str(path))
         sampler = Sampler(generator, network, device)

@@ -209,6 +209,10 @@ def test_a_run_that_kept_its_snapshots_chooses_among_them_too(dataset, tmp_path)
     assert kept == (tmp_path / folder / best["path"]).read_bytes()
     lineage = json.loads((tmp_path / "manifest.json").read_text())["lineage"]
     assert lineage["cur_nimg"] == best["cur_nimg"]
+    ticks = map(json.loads, (tmp_path / "stats.jsonl").read_text().splitlines())
+    assert lineage["train_sec"] in [
+        tick["elapsed_sec"] for tick in ticks if tick["cur_nimg"] == best["cur_nimg"]
+    ]
 
 
 def test_a_run_can_be_looked_at(finished):
