@@ -4,7 +4,9 @@ import base64
 import binascii
 import re
 import secrets
+from collections.abc import Iterable
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +22,19 @@ OPEN = (
     "this service has no key, so it answers to its own machine alone; noisewell keys create, or"
     " NOISEWELL_API_KEY, gives it one"
 )
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
+# Of every answer: it is what it says it is, tells no other site where it was seen, and is embedded
+# by pages of the same site alone (another port of it is the same site).
+_GUARDS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-site"),
+)
+# Of what is no page of ours, each of which brings its own: opened as one, it runs and fetches
+# nothing. The style is the browser's own, around an image that is opened alone.
+_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
+)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -46,11 +60,13 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replaced, named = False, (b"x-request-id", _request_id(scope))
+        request_id = _request_id(scope)
+        structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        replaced, named = False, (b"x-request-id", request_id)
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], _NOSNIFF, named]
+                message["headers"] = [*_guarded(message["headers"]), named]
             await send(message)
 
         async def send_problems(message: Message) -> None:
@@ -89,6 +105,13 @@ class Edge:
                 f" {scope['method']} here wants {wanted}; noisewell keys create --scope {wanted}"
                 " makes one that has it"
             )
+
+
+def _guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    guarded = [*headers, *_GUARDS]
+    if all(name != _POLICY[0] for name, _ in guarded):
+        guarded.append(_POLICY)
+    return guarded
 
 
 def _shown_key(headers: Headers) -> str:

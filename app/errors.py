@@ -22,10 +22,15 @@ from http import HTTPStatus
 
 
 class NoisewellError(Exception):
-    """`detail` names the thing, the value, what was expected and the next step."""
+    """`detail` names the thing, the value, what was expected and the next step.
+
+    The first sentence of a subclass's docstring is what people read as the cause of its `code`,
+    and `fix` is what they can do.
+    """
 
     status: int = 500
     code: str = "internal"
+    fix: str = ""
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -43,6 +48,10 @@ class BadRequestError(NoisewellError):
 
     status = 422
     code = "invalid"
+    fix = (
+        "`detail` and `errors` name the field, what came and what is allowed; send that. `GET "
+        "/docs` lists every field."
+    )
 
 
 class NotFoundError(NoisewellError):
@@ -50,6 +59,10 @@ class NotFoundError(NoisewellError):
 
     status = 404
     code = "not_found"
+    fix = (
+        "Look at the list it should be in (`GET /v1/models`, `/v1/datasets`, "
+        "`/v1/training/jobs`); `detail` names what there is. It may have been deleted."
+    )
 
 
 class ConflictError(NoisewellError):
@@ -57,6 +70,10 @@ class ConflictError(NoisewellError):
 
     status = 409
     code = "conflict"
+    fix = (
+        "`detail` names what holds it: wait for it, cancel it, or do that first. Sending the "
+        "same again does not help."
+    )
 
 
 class QuotaError(NoisewellError):
@@ -64,6 +81,10 @@ class QuotaError(NoisewellError):
 
     status = 409
     code = "quota"
+    fix = (
+        "Delete datasets that nobody needs, or raise `NOISEWELL_MAX_DATASETS` or "
+        "`NOISEWELL_MAX_DATASETS_BYTES`."
+    )
 
 
 class TooLargeError(NoisewellError):
@@ -71,6 +92,10 @@ class TooLargeError(NoisewellError):
 
     status = 413
     code = "too_large"
+    fix = (
+        "Send less, or raise `NOISEWELL_MAX_BODY_BYTES`; for datasets "
+        "`NOISEWELL_MAX_UPLOAD_BYTES`, for images to verify `NOISEWELL_MAX_VERIFY_BYTES`."
+    )
 
 
 class UnsupportedTypeError(NoisewellError):
@@ -78,6 +103,10 @@ class UnsupportedTypeError(NoisewellError):
 
     status = 415
     code = "unsupported_type"
+    fix = (
+        "Send the type that `detail` names: JSON with `Content-Type: application/json`, an "
+        "upload as `multipart/form-data`."
+    )
 
 
 class UnauthorizedError(NoisewellError):
@@ -85,6 +114,10 @@ class UnauthorizedError(NoisewellError):
 
     status = 401
     code = "unauthorized"
+    fix = (
+        "Send a key as `Authorization: Bearer KEY`; `noisewell keys create` makes one, "
+        "`noisewell keys list` shows which are valid."
+    )
 
 
 class ForbiddenError(NoisewellError):
@@ -92,6 +125,9 @@ class ForbiddenError(NoisewellError):
 
     status = 403
     code = "forbidden"
+    fix = (
+        "Use a key with the scope that `detail` names; `noisewell keys create --scope …` makes one."
+    )
 
 
 class MisdirectedError(NoisewellError):
@@ -99,6 +135,7 @@ class MisdirectedError(NoisewellError):
 
     status = 421
     code = "wrong_host"
+    fix = "Ask for it by a name it knows, or put the name into `NOISEWELL_ALLOWED_HOSTS`."
 
 
 class CrossSiteError(NoisewellError):
@@ -106,6 +143,10 @@ class CrossSiteError(NoisewellError):
 
     status = 403
     code = "cross_site"
+    fix = (
+        "If the page is yours, put its host into `NOISEWELL_ALLOWED_HOSTS`; programs send no "
+        "`Origin` and are not asked."
+    )
 
 
 class RateLimitError(NoisewellError):
@@ -113,6 +154,11 @@ class RateLimitError(NoisewellError):
 
     status = 429
     code = "rate_limited"
+    fix = (
+        "Come back after `Retry-After`; the `RateLimit` header of each answer says what is "
+        "left. `NOISEWELL_KEY_IMAGES_PER_MINUTE` and `NOISEWELL_ADDRESS_IMAGES_PER_MINUTE` "
+        "set how much."
+    )
 
     def __init__(self, detail: str, *, retry_after_sec: float, headers: dict[str, str]) -> None:
         super().__init__(detail)
@@ -125,13 +171,21 @@ class ClientGoneError(NoisewellError):
 
     status = 499
     code = "client_gone"
+    fix = "Nothing; it stands in logs and metrics only, as nobody is left to read it."
 
 
 class StorageFullError(NoisewellError):
-    """The disk is full. Sizes are in bytes; `needed_bytes` is None where nobody knows it."""
+    """The disk has no room for what was to be stored.
+
+    Sizes are in bytes; `needed_bytes` is None where nobody knows it.
+    """
 
     status = 507
     code = "storage_full"
+    fix = (
+        "Make room (`noisewell gc`), then send it again; nothing was stored. `needed_bytes` "
+        "and `free_bytes` say how much."
+    )
 
     def __init__(self, needed_bytes: int | None, free_bytes: int) -> None:
         needed = "" if needed_bytes is None else f"{needed_bytes:,} bytes are needed and "
@@ -144,10 +198,17 @@ class StorageFullError(NoisewellError):
 
 
 class UnavailableError(NoisewellError):
-    """There is no capacity now; `retry_after_sec` is an estimate of when there will be."""
+    """There is no capacity now, or the service cannot do it for the moment.
+
+    `retry_after_sec` is an estimate of when it can.
+    """
 
     status = 503
     code = "unavailable"
+    fix = (
+        "Come back after `Retry-After`; `detail`, `/health/ready` and `/v1/status` say what "
+        "it waits for. If it lasts, the log says why."
+    )
 
     def __init__(self, detail: str, *, retry_after_sec: float = 1.0) -> None:
         super().__init__(detail)
@@ -158,3 +219,7 @@ class QueueFullError(UnavailableError):
     """More images are waiting for the generator than the queue holds."""
 
     code = "queue_full"
+    fix = (
+        "Come back after `Retry-After`, which is measured. If that happens often: more "
+        "replicas, a GPU, or a larger `NOISEWELL_MAX_QUEUE_SIZE` for longer waits."
+    )

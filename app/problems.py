@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from app.codes import link
 from app.errors import (
     BadRequestError,
     ClientGoneError,
@@ -51,11 +52,18 @@ def problem(
     code: str,
     detail: str,
     headers: Mapping[str, str] | None = None,
+    *,
+    shared: bool = False,
     **more: Any,
 ) -> Response:
-    """A problem document. ASCII only, so that no lone surrogate of the input can break it."""
-    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
-    content = json.dumps({**body, **more}, allow_nan=False)
+    """A problem document. ASCII only, so that no lone surrogate of the input can break it.
+
+    shared: it answers several requests, and therefore names none.
+    """
+    body = {"type": link(code), "title": title, "status": status, "code": code, "detail": detail}
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    known = {} if shared or request_id is None else {"request_id": request_id}
+    content = json.dumps({**body, **known, **more}, allow_nan=False)
     return Response(content, status, headers, media_type=MEDIA_TYPE)
 
 
@@ -71,7 +79,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def of(error: NoisewellError) -> Response:
+def of(error: NoisewellError, *, shared: bool = False) -> Response:
     """The answer to one of our own errors."""
     headers: dict[str, str] = {}
     if isinstance(error, RateLimitError):
@@ -79,7 +87,7 @@ def of(error: NoisewellError) -> Response:
     if isinstance(error, UnavailableError | RateLimitError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_sec)))
         headers["Retry-After-Ms"] = str(math.ceil(1000 * error.retry_after_sec))
-    more: dict[str, Any] = {"field": error.field} if error.field else {}
+    more: dict[str, Any] = {"shared": shared} | ({"field": error.field} if error.field else {})
     if isinstance(error, StorageFullError):
         more |= {"needed_bytes": error.needed_bytes, "free_bytes": error.free_bytes}
     response = problem(error.status, error.title, error.code, error.detail, headers, **more)

@@ -34,7 +34,7 @@ class ShortWay:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._refusal, self._stale_at = problems.of(QueueFullError("")), 0.0
+        self._refusal, self._stale_at = problems.of(QueueFullError(""), shared=True), 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET":
@@ -67,7 +67,8 @@ class ShortWay:
         """Under five times the load, four of five answers: each serves for a few milliseconds."""
         now = time.monotonic()
         if now > self._stale_at:
-            self._refusal, self._stale_at = problems.of(error), now + _REFUSAL_SEC
+            self._refusal = problems.of(error, shared=True)
+            self._stale_at = now + _REFUSAL_SEC
         return self._refusal
 
 

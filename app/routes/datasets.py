@@ -250,7 +250,6 @@ def _lineage_hash(registry: Registry, model: str, version: int) -> str | None:
 REPORT_POLICY = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "sandbox; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
 }
 
 

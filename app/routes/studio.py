@@ -1,15 +1,18 @@
 """Owns the pages for people: the studio at / and the reference of the API at /docs."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from app.codes import codes
 from app.context import Ctx
 from app.reference import make_reference
 from training.model.presets import PRESETS
@@ -18,7 +21,6 @@ WEB = Path(__file__).parents[1] / "web"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
 _RANGES = (b"range", b"if-range")
@@ -27,6 +29,14 @@ router = APIRouter(include_in_schema=False)
 _templates = Environment(
     loader=FileSystemLoader(WEB / "templates"), autoescape=True, undefined=StrictUndefined
 )
+
+
+def _code(text: str) -> Markup:
+    """What stands between ` and ` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
+
+
+_templates.filters["code"] = _code
 
 
 class Assets(StaticFiles):
@@ -68,5 +78,5 @@ def docs(request: Request, ctx: Ctx) -> HTMLResponse:
 def _docs(app: FastAPI, host: str, keyed: bool) -> str:
     reference = make_reference(app.openapi(), host, keyed=keyed)
     return _templates.get_template("docs.html").render(
-        reference=reference, version=app.version, keyed=keyed
+        reference=reference, version=app.version, keyed=keyed, codes=codes()
     )

@@ -118,10 +118,21 @@ def test_without_a_key_set_all_doors_are_open(toy) -> None:
     assert toy.get("/v1/models", headers={"X-API-Key": "whatever"}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/v1/models", "/nowhere", "/docs"])
-def test_no_answer_is_sniffed(locked_service, toy, path: str) -> None:
+def test_every_answer_of_every_door_tells_browsers_what_it_may_do(locked_service, toy) -> None:
     for service in (toy, locked_service):
-        assert service.get(path).headers["X-Content-Type-Options"] == "nosniff"
+        asked = [*doors(service), ("GET", "/nowhere"), ("PATCH", "/"), ("GET", "/static/studio.js")]
+        answers = service.together([(method, path, {}) for method, path in asked])
+        answers.append(service.get("/v1/models/toy/images/7.png"))
+        for answer in answers:
+            told = answer.headers
+            assert told["X-Content-Type-Options"] == "nosniff"
+            assert told["Referrer-Policy"] == "no-referrer"
+            assert told["Cross-Origin-Resource-Policy"] == "same-site"
+            (policy,) = told.get_list("Content-Security-Policy")
+            assert "frame-ancestors 'none'" in policy
+            page = answer.status_code == 200 and "text/html" in told["Content-Type"]
+            assert ("default-src 'self'" in policy) == page
+            assert ("sandbox" in policy) != page
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def refused(answer, status: int = 422) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert (body["status"], body["type"]) == (status, "about:blank")
+    assert (body["status"], body["type"]) == (status, f"/docs#error-{body['code']}")
     assert "X-Model" not in answer.headers
     return body
 
