@@ -32,7 +32,7 @@ chaos-full: .venv/dev.done
 	$(BIN)/python -m benchmarks.chaos --full $(ARGS)
 
 audit: .venv/dev.done
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/python tools/audit.py $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache
