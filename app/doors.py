@@ -30,6 +30,10 @@ class Doors:
             self._doors.setdefault(door.partition(" ")[0], []).append(door)
         self._patterns = {method: _alternatives(doors) for method, doors in self._doors.items()}
 
+    def methods(self, path: str) -> list[str]:
+        """With which a route answers at this path; none if there is nothing."""
+        return [method for method, pattern in self._patterns.items() if pattern.match(path)]
+
     def wanted(self, method: str, path: str) -> str | None:
         """The scope of the route that will answer, PUBLIC if it wants no key; None if there is
         no such route, whose 404 or 405 any key may see."""

@@ -104,7 +104,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     describe(app)
     app.add_middleware(ShortWay)
     origins = Origins(is_loopback(settings.host), settings.allowed_hosts)
-    app.add_middleware(Edge, keyring=keyring, doors=Doors(app.routes), origins=origins)
+    app.state.doors = Doors(app.routes)
+    app.add_middleware(Edge, keyring=keyring, doors=app.state.doors, origins=origins)
     app.add_middleware(Access, metrics=metrics, log_requests=settings.log_requests)
     return app
 

@@ -148,12 +148,17 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         raise error
     if error.status_code == 413:
         return too_large(request.scope)
-    detail = str(error.detail)
+    detail, headers = str(error.detail), error.headers
+    path = request.scope["path"]
     if error.status_code == 404:
-        detail = f"nothing is at {_shown(request.url.path)!r}; see /openapi.json for what there is"
+        detail = f"nothing is at {_shown(path)!r}; see /openapi.json for what there is"
+    if error.status_code == 405:  # the framework names those of the first route alone
+        methods = ", ".join(request.app.state.doors.methods(path))
+        detail = f"{_shown(request.method)} is not answered here; {methods} is"
+        headers = {"Allow": methods}
     title = HTTPStatus(error.status_code).phrase
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return problem(error.status_code, title, code or "http", detail, error.headers)
+    return problem(error.status_code, title, code or "http", detail, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -170,7 +175,7 @@ async def _storage(request: Request, error: Exception) -> Response:
         free = await to_thread.run_sync(free_bytes, request.app.state.context.settings.data_dir)
         return of(StorageFullError(_declared_bytes(request), free))
     if is_failed(error):
-        log.error("the disk failed", path=request.url.path, exc_info=error)
+        log.error("the disk failed", path=request.scope["path"], exc_info=error)
         return of(UnavailableError(FAILED, retry_after_sec=60))
     return await _unexpected(request, error)
 
@@ -182,6 +187,6 @@ def _declared_bytes(request: Request) -> int | None:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
+    log.error("unexpected error", path=request.scope["path"], exc_info=error)
     detail = "something went wrong here, not with your request; the log says what"
     return problem(500, "Internal Server Error", "internal", detail)

@@ -37,7 +37,6 @@ _BOUNDS = {
     "maxProperties": "at most {}",
     "pattern": "like {}",
 }
-_NOT_OURS = {"HTTPValidationError", "ValidationError"}  # errors are problem documents
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def make_reference(openapi: Json, host: str, *, keyed: bool) -> Reference:
     told = [
         Shape(name, shape.get("description", ""), _members(shape, "answer"))
         for name, shape in sorted(shapes.items())
-        if name not in _NOT_OURS | bodies
+        if name not in bodies
     ]
     by_use = sorted(groups.items(), key=lambda group: group[0] == "health")  # probes come last
     return Reference(dict(by_use), told)

@@ -24,6 +24,26 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Problem(Answer):
+    """Why something was refused (RFC 9457); `code` is what programs look at, `type` leads to what
+    it means.
+
+    request_id: as the log has it. field: what is wrong in the request, where it is one thing;
+    errors: where it is several.
+    """
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str | None = None
+    field: str | None = None
+    errors: list[dict[str, str]] | None = None
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+
+
 # Training jobs
 
 Override = (

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from app.codes import codes
-from app.context import Ctx
+from app.context import Context, Ctx
 from app.reference import make_reference
 from training.model.presets import PRESETS
 
@@ -70,7 +70,15 @@ def studio() -> HTMLResponse:
 def docs(request: Request, ctx: Ctx) -> HTMLResponse:
     """The reference of the API, with examples for this address."""
     keyed = ctx.keyring.locked
-    return HTMLResponse(_docs(request.app, request.url.netloc, keyed), headers=HEADERS)
+    return HTMLResponse(_docs(request.app, _host(request, ctx), keyed), headers=HEADERS)
+
+
+def _host(request: Request, ctx: Context) -> str:
+    """As the client calls this service, where that is a name that can be."""
+    try:
+        return request.url.netloc
+    except ValueError:
+        return ctx.settings.address.partition("//")[2]
 
 
 # A Host header is the client's to choose, hence the small bound.

@@ -124,7 +124,7 @@ async def get_events(
     ctx: Ctx,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Last seq already seen.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
-    accept: Annotated[str, Header()] = "",
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
     last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
 ) -> TrainingEvents | Response:
     """A page, or with `Accept: text/event-stream` all there is and all that comes until the end.
