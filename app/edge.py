@@ -85,7 +85,10 @@ class Edge:
         await self._app(scope, receive, send_problems)
 
     def _check(self, scope: Scope) -> None:
-        """Raises the error to answer; a probe knows neither a key nor a name of the service."""
+        """Raises the error to answer; a probe knows neither a key nor a name of the service.
+
+        Of requests that a proxy passes on, the client is whom it says that it had them from.
+        """
         wanted = self._doors.wanted(scope["method"], get_route_path(scope))
         if wanted == PUBLIC:
             return
@@ -93,7 +96,7 @@ class Edge:
         self._origins.check(scope["method"], headers)
         if self._keyring.locked:
             self._unlock(scope, wanted, headers)
-        elif is_elsewhere(scope.get("server")):
+        elif is_elsewhere(scope.get("server")) or is_elsewhere(scope.get("client")):
             raise UnauthorizedError(OPEN)
 
     def _unlock(self, scope: Scope, wanted: str | None, headers: Headers) -> None:

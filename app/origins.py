@@ -20,10 +20,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def is_elsewhere(server: tuple[str, int | None] | None) -> bool:
-    """Whether a connection came to an address that other machines reach; a name is none."""
+def is_elsewhere(end: tuple[str, int | None] | None) -> bool:
+    """Whether this end of a connection is an address beyond loopback; a name is none."""
     try:
-        return server is not None and not ipaddress.ip_address(server[0]).is_loopback
+        return end is not None and not ipaddress.ip_address(end[0]).is_loopback
     except ValueError:
         return False
 

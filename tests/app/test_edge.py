@@ -208,7 +208,7 @@ def test_web_sockets_are_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "answered"),
+    ("address", "answered"),
     [
         (("127.0.0.1", 80), True),
         (("::1", 80), True),
@@ -220,15 +220,17 @@ def test_web_sockets_are_closed() -> None:
         (("fe80::1", 80), False),
     ],
 )
-def test_without_a_key_only_its_own_machine_is_answered(server, answered: bool) -> None:
-    """Under another server than our own nobody else looks at where it listens."""
+@pytest.mark.parametrize("end", ["server", "client"])
+def test_without_a_key_only_its_own_machine_is_answered(end, address, answered: bool) -> None:
+    """The server: under another one than our own nobody else looks at where it listens. The client:
+    a proxy on this machine would open it to whoever reaches the proxy."""
     seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope)
 
-    sent = send_through(app, {**make_scope("/v1/models"), "server": server})
+    sent = send_through(app, {**make_scope("/v1/models"), end: address})
     assert bool(seen) == answered
     assert answered or sent[0]["status"] == 401
-    send_through(app, {**make_scope("/health/live"), "server": server})
+    send_through(app, {**make_scope("/health/live"), end: address})
     assert len(seen) == 1 + answered
