@@ -66,7 +66,7 @@ class Edge:
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*_guarded(message["headers"]), named]
+                message["headers"] = [*guarded(message["headers"]), named]
             await send(message)
 
         async def send_problems(message: Message) -> None:
@@ -110,11 +110,12 @@ class Edge:
             )
 
 
-def _guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    guarded = [*headers, *_GUARDS]
-    if all(name != _POLICY[0] for name, _ in guarded):
-        guarded.append(_POLICY)
-    return guarded
+def guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """With what every answer of the service says to browsers."""
+    given = [*headers, *_GUARDS]
+    if all(name != _POLICY[0] for name, _ in given):
+        given.append(_POLICY)
+    return given
 
 
 def _shown_key(headers: Headers) -> str:

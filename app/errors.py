@@ -6,6 +6,12 @@ NoisewellError
 ├── ConflictError          409  the thing is in a state that forbids this
 ├── TooLargeError          413  a body or an upload is over its limit
 ├── UnsupportedTypeError   415  a body of another type than the route reads
+├── MalformedError         400  it breaks the rules of HTTP, or is readable in two ways
+├── SlowHeadError          408  the head of a request took too long
+├── SlowBodyError          408  the body of a request took too long
+├── SlowReaderError        499  its client took nothing of the answer for too long
+├── TargetTooLongError     414  a URL is over its limit
+├── HeadTooLargeError      431  too many headers, or bytes of them
 ├── UnauthorizedError      401  no key, or a wrong one
 ├── QuotaError             409  as many datasets, or bytes of them, as may be
 ├── ForbiddenError         403  a key that does not open what was asked
@@ -15,7 +21,8 @@ NoisewellError
 ├── ClientGoneError        499  nobody is left to answer
 ├── StorageFullError       507  the disk has no room for what was to be stored
 └── UnavailableError       503  no capacity now; says when to come back
-    └── QueueFullError     503  more images are waiting than `max_queue_size`
+    ├── QueueFullError     503  more images are waiting than `max_queue_size`
+    └── CrowdedError       503  more connections are open than `max_connections`
 """
 
 from http import HTTPStatus
@@ -106,6 +113,69 @@ class UnsupportedTypeError(NoisewellError):
     fix = (
         "Send the type that `detail` names: JSON with `Content-Type: application/json`, an "
         "upload as `multipart/form-data`."
+    )
+
+
+class MalformedError(NoisewellError):
+    """It breaks the rules of HTTP, or two readers of it could understand two things."""
+
+    status = 400
+    code = "malformed"
+    fix = (
+        "`detail` says what is wrong. Programs that speak HTTP for you do not send this; a proxy "
+        "in between may: look at what it adds."
+    )
+
+
+class SlowHeadError(NoisewellError):
+    """The head of a request was not whole by its deadline."""
+
+    status = 408
+    code = "slow_head"
+    fix = (
+        "Send the whole head at once, and the request again; over a line that is slower than that, "
+        "raise `NOISEWELL_MAX_HEADER_SEC`."
+    )
+
+
+class SlowBodyError(NoisewellError):
+    """The body of a request was not whole by its deadline."""
+
+    status = 408
+    code = "slow_body"
+    fix = (
+        "Send it again, faster or as several smaller ones; over a line of less than 256 KB a "
+        "second, raise `NOISEWELL_MAX_BODY_SEC`."
+    )
+
+
+class SlowReaderError(NoisewellError):
+    """Its client took nothing of an answer that waited for it, and was cut off."""
+
+    status = 499
+    code = "slow_reader"
+    fix = (
+        "Read answers as they come; if that takes breaks, raise `NOISEWELL_MAX_UNREAD_SEC`. It "
+        "stands in logs and metrics only."
+    )
+
+
+class TargetTooLongError(NoisewellError):
+    """The URL of a request is over its limit."""
+
+    status = 414
+    code = "target_too_long"
+    fix = "Send what is long in a body, or raise `NOISEWELL_MAX_HEADER_BYTES`."
+
+
+class HeadTooLargeError(NoisewellError):
+    """A request has too many headers, or they are too long."""
+
+    status = 431
+    code = "head_too_large"
+    fix = (
+        "Send fewer or shorter headers (cookies of other services on the same host are headers "
+        "too), or raise `NOISEWELL_MAX_HEADERS` or `NOISEWELL_MAX_HEADER_BYTES`."
     )
 
 
@@ -222,4 +292,14 @@ class QueueFullError(UnavailableError):
     fix = (
         "Come back after `Retry-After`, which is measured. If that happens often: more "
         "replicas, a GPU, or a larger `NOISEWELL_MAX_QUEUE_SIZE` for longer waits."
+    )
+
+
+class CrowdedError(UnavailableError):
+    """More connections are open, or requests wait on one, than may be."""
+
+    code = "crowded"
+    fix = (
+        "Come back later, and use a connection again instead of opening another. If they are "
+        "honest, raise `NOISEWELL_MAX_CONNECTIONS`, and the descriptors that the system allows."
     )

@@ -92,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         telemetry={"tracing": False},
     )
+    app.state.metrics = metrics  # for the server, which refuses what never gets here
     for noun in (seeds, health, images, interpolations, models, training_jobs):
         app.include_router(noun.router, max_body_size=settings.max_body_bytes)
     app.include_router(

@@ -132,7 +132,7 @@ class Metrics:
         self._request_sec.labels(route).observe(seconds)
 
     def rejected(self, cause: str) -> None:
-        """An HTTP request was refused; `cause` is the code of the error."""
+        """A request was refused, or its answer not taken; `cause` is the code of the error."""
         self._rejections.labels(cause).inc()
 
     def batch(

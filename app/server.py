@@ -3,26 +3,32 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from app.life import EXIT_DEAD, Life
 from app.main import LOADER, create_app
+from app.metrics import Metrics
+from app.protocol import Protocol, Refusals
 from app.settings import Settings
 
 GRACE_SEC = 20  # requests and streams that are still open after so long are cut
 END_SEC = 29.0  # after SIGTERM, whatever still hangs
 DEAD_SEC = 1.0  # for probes to see that it is dead
 DEAD_END_SEC = 5.0
+_DESCRIPTORS = 512  # for all that is no connection: files, pipes, those being refused
 _LAST_SEC = 0.5  # for the request of a connection that came as the door was shut
 # Python's own 5 ms is how long the generator's thread would wait for the event loop's each time.
 _SWITCH_SEC = 0.0005
@@ -162,17 +168,41 @@ def run_server(settings: Settings) -> None:
         _serve(settings.model_copy(update={"port": port}), listening)
 
 
-def _serve(settings: Settings, listening: socket.socket) -> None:
-    app = create_app(settings)
-    # Critical only: our own handlers log what goes wrong in a request, and the errors of a start
-    # are raised below instead of being printed as a traceback.
-    config = uvicorn.Config(
+def configured(app: ASGIApp, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+    """How `app` is served: by our own protocol, and with nothing of uvicorn's in the log.
+
+    Critical only: our own handlers log what goes wrong in a request, and the errors of a start
+    are raised instead of being printed as a traceback.
+    """
+    make: Any = partial(Protocol, _within_limits(settings), Refusals(metrics))
+    return uvicorn.Config(
         app,
+        http=make,
+        ws="none",
         access_log=False,
         log_level="critical",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SEC,
     )
+
+
+def _within_limits(settings: Settings) -> Settings:
+    """With no more connections than the system gives descriptors for, which is asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + _DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            most = max(soft - _DESCRIPTORS, 1)
+            log.warning("fewer connections than max_connections", connections=most, ulimit=soft)
+            return settings.model_copy(update={"max_connections": most})
+    return settings
+
+
+def _serve(settings: Settings, listening: socket.socket) -> None:
+    app = create_app(settings)
+    config = configured(app, settings, app.state.metrics)
     # uvicorn raises a signal again once it has shut down; ending by it would look like a crash.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _was_handled)

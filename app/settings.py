@@ -24,6 +24,16 @@ class Settings(BaseSettings):
     # Host names it answers to besides those of loopback; their pages may change things too.
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
 
+    # What a connection may do: bytes and number of a request's headers, and seconds for the head
+    # and for the body (one more for each 256 KB of it). A reader that takes nothing for
+    # max_unread_sec of what waits for it is cut.
+    max_connections: int = Field(default=4096, ge=1)
+    max_header_bytes: int = Field(default=32_768, ge=1024)
+    max_headers: int = Field(default=100, ge=8)
+    max_header_sec: float = Field(default=10, ge=0.05)
+    max_body_sec: float = Field(default=30, ge=0.05)
+    max_unread_sec: float = Field(default=30, ge=0.05)
+
     # How long a service that was told to stop still takes requests, so that others learn of it.
     drain_sec: float = Field(default=1, ge=0, le=10)
 
