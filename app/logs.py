@@ -35,6 +35,8 @@ _SECRETS = (
 
 def configure_logs(level: int = logging.INFO, secrets: Iterable[SecretStr | None] = ()) -> None:
     """On stderr, from `level` up; `secrets` are hidden wherever they turn up."""
+    # What is wrong with a form its sender is told; here, its lines would be the sender's to write.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     scrub = Scrub(secret.get_secret_value() for secret in secrets if secret is not None)
     render: Any = structlog.processors.JSONRenderer(default=repr)
     if sys.stderr.isatty():

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import structlog
 from pydantic import SecretStr
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
 
 from app.logs import Scrub, Sink, configure_logs
 
@@ -125,3 +128,12 @@ def test_a_line_is_written_where_it_can_be(capsys) -> None:
     configure_logs()
     structlog.get_logger().warning("disk is nearly full", free=3)
     assert '"free": 3' in capsys.readouterr().err
+
+
+def test_a_form_that_is_broken_leaves_no_line_of_its_senders_words(caplog) -> None:
+    logging.getLogger("python_multipart").setLevel(logging.NOTSET)
+    configure_logs()
+    parser = MultipartParser(b"x", {})
+    with pytest.raises(FormParserError):
+        parser.write(b"--y\r\n\r\n")
+    assert caplog.records == []
