@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: serve test lint format loop chaos chaos-full audit clean
+.PHONY: serve test lint format loop chaos chaos-full fuzz audit clean
 
 serve: .venv/serve.done
 	$(BIN)/noisewell serve $(ARGS)
@@ -31,6 +31,10 @@ chaos: .venv/dev.done
 chaos-full: .venv/dev.done
 	$(BIN)/python -m benchmarks.chaos --full $(ARGS)
 
+# Sends what nobody should: make fuzz, make fuzz ARGS="raw --raw 1000000 --seed 7"
+fuzz: .venv/fuzz.done
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
 audit: .venv/dev.done
 	$(BIN)/python tools/audit.py $(ARGS)
 
@@ -47,4 +51,8 @@ clean:
 
 .venv/dev.done: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/serve.done
+
+.venv/fuzz.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	touch $@ .venv/serve.done

@@ -33,7 +33,7 @@ class Child:
     """A server on a loopback port of its own, from `with` on until its end.
 
     command: its arguments. path: answers 200 once it is ready. env: its whole environment, None
-    for ours. log: where its output goes.
+    for ours. log: where its output goes. cwd: its working directory, None for ours.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Child:
         log: Path,
         env: Mapping[str, str] | None = None,
         timeout_sec: float = START_TIMEOUT_SEC,
+        cwd: Path | None = None,
     ) -> None:
         self.target = Target("127.0.0.1", port)
         self.started_in_sec = 0.0
@@ -51,6 +52,7 @@ class Child:
         self._path = path
         self._log = log
         self._env = env
+        self._cwd = cwd
         self._timeout_sec = timeout_sec
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -58,7 +60,12 @@ class Child:
         began = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                env=self._env,
+                cwd=self._cwd,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             while not self._answers():
@@ -127,13 +134,18 @@ class Child:
         raise ChildError(f"{' '.join(self._command[:4])} {why}; last in {self._log}: {last}")
 
 
-def service(data_dir: Path, env: Mapping[str, str] | None = None, log: Path | None = None) -> Child:
+def service(
+    data_dir: Path,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    cwd: Path | None = None,
+) -> Child:
     """`noisewell serve` as a person starts it, on a free port, with `data_dir`."""
     data_dir.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = (sys.executable, "-m", "app.cli", "serve", "--port", str(port))
     log = log or data_dir / "serve.log"
-    return Child((*command, "--data-dir", str(data_dir)), port, "/health/ready", log, env)
+    return Child((*command, "--data-dir", str(data_dir)), port, "/health/ready", log, env, cwd=cwd)
 
 
 def descendants(pid: int) -> list[int]:

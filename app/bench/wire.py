@@ -1,7 +1,7 @@
 """Owns HTTP/1.1 as a load generator needs it: request bytes out, answers read back."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Container, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,12 +85,15 @@ class Answer:
 
 
 class AnswerReader:
-    """Bytes as they arrive in, whole answers out, in order."""
+    """Bytes as they arrive in, whole answers out, in order.
 
-    def __init__(self) -> None:
+    heads: which answers, counted from 0, are to HEAD and so have no body, whatever they say.
+    """
+
+    def __init__(self, heads: Container[int] = ()) -> None:
         self.midway = False  # a part of an answer has arrived, the rest has not
         self._buffer = bytearray()
-        self._parser = _parse(self._buffer)
+        self._parser = _parse(self._buffer, heads)
 
     def feed(self, data: bytes) -> list[Answer]:
         """Raises ValueError for what is no HTTP/1.1 answer of known length."""
@@ -105,8 +108,9 @@ class AnswerReader:
 _Parser = Generator["Answer | None", None, None]
 
 
-def _parse(buffer: bytearray) -> _Parser:
+def _parse(buffer: bytearray, heads: Container[int]) -> _Parser:
     """Takes answers off the front of `buffer`; None means that it wants more bytes."""
+    number = 0
     while True:
         while (end := buffer.find(b"\r\n\r\n")) < 0:
             if len(buffer) > MAX_HEAD_BYTES:
@@ -118,7 +122,7 @@ def _parse(buffer: bytearray) -> _Parser:
         status, lowered = int(head[9:12]), head.lower()
         if status < 200:  # an interim answer: the real one follows
             continue
-        if status in _NO_BODY:
+        if status in _NO_BODY or number in heads:
             body = b""
         elif (length := _header(head, lowered, b"content-length")) is not None:
             body = yield from _sized(buffer, int(length))
@@ -126,6 +130,7 @@ def _parse(buffer: bytearray) -> _Parser:
             body = yield from _chunked(buffer)
         else:
             raise ValueError(f"answer {status} has neither Content-Length nor chunks")
+        number += 1
         yield Answer(status, head, body, b"\r\nconnection: close\r\n" in lowered)
 
 
