@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,8 @@ from benchmarks.fuzz.raw import tell_house
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 HOOKS = "benchmarks.fuzz.untargeted"
-EXAMPLES = 100  # of each operation in a round
+FEWEST, MOST = 10, 100  # examples of each operation in a round
+OPERATIONS, FROM_SCHEMA = 40, 1_400  # about; cases that follow from the schema alone
 MAX_ROUNDS = 50
 _LOOK_SEC = 1.0
 
@@ -59,32 +61,54 @@ class _Seen:
         self.labels.add(recorder.get("label", ""))
 
 
+@dataclass(frozen=True)
+class _Round:
+    """One run of schemathesis, with `examples` of each operation."""
+
+    number: int
+    seed: int
+    examples: int
+
+    @property
+    def phases(self) -> str:
+        """What follows from the schema alone is the same each time, so the first round has it."""
+        return "fuzzing" if self.number else "examples,coverage,fuzzing,stateful"
+
+
 def fuzz_schema(
     house: House, findings: Findings, progress: Progress, cases: int, seed: int, end: float
 ) -> None:
-    """At least `cases` cases. The first round has those that follow from the schema alone, too.
-
-    end: as of `fuzz_raw`; a round under way is broken off.
-    """
-    st, began, done, labels, number = command(), time.monotonic(), 0, set[str](), 0
-    task = progress.add_task("schema", total=cases)
-    for number in range(MAX_ROUNDS):
+    """At least `cases` cases. end: as of `fuzz_raw`; a round under way is broken off."""
+    st, began, done, number = command(), time.monotonic(), 0, 0
+    labels: set[str] = set()
+    tell = partial(progress.advance, progress.add_task("schema", total=cases))
+    while done < cases and number < MAX_ROUNDS and time.monotonic() < end:
         house.furnish()
-        phases = "fuzzing" if number else "examples,coverage,fuzzing,stateful"
+        left = cases - done - (0 if number else FROM_SCHEMA)
+        examples = min(MOST, max(FEWEST, left // OPERATIONS))
         seen = _Seen(house.folder / f"round-{number}.ndjson")
-        tell = partial(progress.advance, task)
-        code = _round(st, house, seen, phases, seed + number, tell, end)
-        done, labels = done + seen.cases, labels | seen.labels
-        if code:
-            said = (house.folder / "schemathesis.txt").read_bytes()
-            path = findings.keep(f"schema-seed-{seed + number}", said)
-            findings.add("schema", f"seed {seed + number}", f"failures, see {path}", False)
-        if done >= cases or time.monotonic() > end:
-            break
-    told = f"{time.monotonic() - began:.0f} s, {number + 1} rounds from seed {seed}"
+        _look_at(findings, house, _Round(number, seed + number, examples), seen, st, tell, end)
+        done, labels, number = done + seen.cases, labels | seen.labels, number + 1
+    told = f"{time.monotonic() - began:.0f} s, {number} rounds from seed {seed}"
     operations = len(labels - {"", "Stateful tests"})
     findings.add("schema", f"{done:,} cases, {operations} operations", told, done >= cases)
     tell_house(findings, "schema", house)
+
+
+def _look_at(
+    findings: Findings,
+    house: House,
+    round_: _Round,
+    seen: _Seen,
+    st: str,
+    tell: Callable[[int], None],
+    end: float,
+) -> None:
+    """Run it, and keep what it said if that was no good."""
+    said = house.folder / "schemathesis.txt"
+    if _run(st, house, round_, seen.report, said, lambda: tell(seen.look()), end):
+        path = findings.keep(f"schema-seed-{round_.seed}", said.read_bytes())
+        findings.add("schema", f"seed {round_.seed}", f"failures, see {path}", False)
 
 
 def command() -> str:
@@ -96,39 +120,37 @@ def command() -> str:
     return found
 
 
-def _round(
+def _run(
     st: str,
     house: House,
-    seen: _Seen,
-    phases: str,
-    seed: int,
-    tell: Callable[[int], None],
+    round_: _Round,
+    report: Path,
+    said: Path,
+    look: Callable[[], None],
     end: float,
 ) -> int:
-    """Its exit code; what it says is in schemathesis.txt."""
-    url = f"http://127.0.0.1:{house.target.port}/openapi.json"
+    """Its exit code. look: is called every second; end: when it is killed."""
     options = {
         "--header": f"Authorization: Bearer {KEY}",
-        "--phases": phases,
-        "--seed": str(seed),
-        "--max-examples": str(EXAMPLES),
+        "--phases": round_.phases,
+        "--seed": str(round_.seed),
+        "--max-examples": str(round_.examples),
         "--report": "ndjson",
-        "--report-ndjson-path": str(seen.report),
+        "--report-ndjson-path": str(report),
         "--output-sanitize": "false",
     }
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS}
     words = [word for pair in options.items() for word in pair]
+    url = f"http://127.0.0.1:{house.target.port}/openapi.json"
     arguments = (st, "--config-file", str(CONFIG), "run", url, "--continue-on-failure", *words)
-    with (house.folder / "schemathesis.txt").open("wb") as said:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS}
+    with said.open("wb") as out:
         process = subprocess.Popen(
-            arguments, env=environment, stdout=said, stderr=said, cwd=house.folder / "cwd"
+            arguments, env=environment, stdout=out, stderr=out, cwd=house.folder / "cwd"
         )
         while process.poll() is None:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_SEC)
-            except subprocess.TimeoutExpired:
-                tell(seen.look())
+            look()
             if time.monotonic() > end:
                 process.kill()
-    tell(seen.look())
     return process.returncode
