@@ -12,11 +12,12 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from typing import Any, cast
 
 import structlog
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -41,6 +42,7 @@ from app.settings import Settings
 BODY_BYTES_PER_SEC = 262_144  # each so many that arrive buy a body another second
 _SLICE_BYTES = 32_768  # what the parser is given at once, at most; a head in one needs no count
 _MAX_PIPELINED = 100
+_MAX_ANSWERS = 100  # kept; details hold no more than a reason of the parser, or a setting
 _CROWD = 64  # connections beyond the cap that are told why; who comes after them is not
 _LINGER_SEC = 1.0  # for a client that is sending still to read why it is hung up on
 _DISCARDED_BYTES = 4_000_000  # what it may send meanwhile, or after an answer that came early
@@ -56,10 +58,14 @@ log = structlog.get_logger(__name__)
 
 
 class Refusals:
-    """Counts who was refused and why, and logs the first of each second by cause."""
+    """Counts who was refused and why, and logs the first of each second by cause.
+
+    Answers are kept: thousands may have to be refused in a moment, and most for the same reason.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._answers: dict[tuple[str, str], bytes] = {}
         self._told: dict[str, float] = {}
         self._untold: dict[str, int] = {}
 
@@ -76,6 +82,22 @@ class Refusals:
         if now - self._told.get(cause, -math.inf) >= _LOG_SEC:
             self._told[cause], self._untold[cause] = now, 0
             log.warning("refused a connection", cause=cause, client=client, times=times)
+
+    def answer(self, error: NoisewellError) -> bytes:
+        """The headers that it always has, and the body."""
+        found = self._answers.get((error.code, error.detail))
+        if found is None:
+            if len(self._answers) >= _MAX_ANSWERS:
+                self._answers.clear()
+            response = problems.of(error, shared=True)
+            headers = [*guarded(response.raw_headers), (b"connection", b"close")]
+            found = _lines(headers) + b"\r\n" + bytes(response.body)
+            self._answers[error.code, error.detail] = found
+        return found
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class _Flow(FlowControl):
@@ -118,6 +140,7 @@ class Protocol(HttpToolsProtocol):
         )
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._waiting: Any = None  # the application, for as much of a body as is kept
         self.url = b""
         # What is expected of the client since when, on the clock of `_flow`.
         self._expected, self._since = _REQUEST, 0.0
@@ -214,8 +237,6 @@ class Protocol(HttpToolsProtocol):
             self._why = error  # the parser does not hand on what is raised
             raise error
         super().on_headers_complete()
-        if not self.pipeline:
-            self._running = self.cycle
         if self.parser.should_upgrade():  # pyright: ignore[reportOptionalMemberAccess]
             self.cycle.keep_alive = False
         self._expected, self._body_bytes = _BODY, 0
@@ -227,8 +248,8 @@ class Protocol(HttpToolsProtocol):
             return self._too_large()
         if len(headers) > settings.max_headers:
             return HeadTooLargeError(
-                f"the request has {len(headers)} headers and max_headers allows"
-                f" {settings.max_headers}; send fewer"
+                f"the request has more than the {settings.max_headers} headers that max_headers"
+                " allows; send fewer"
             )
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not hosts[0]:
@@ -254,12 +275,28 @@ class Protocol(HttpToolsProtocol):
             return
         self._body_bytes += len(body)
         super().on_body(body)
+        if self._waiting is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._start()
 
     def on_message_complete(self) -> None:
         self._expected = _NOTHING
         super().on_message_complete()
+        if self._waiting is not None:
+            self._start()
 
     # What the answers tell
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Once the body is whole, or as much of it as is kept: a slow one costs no task."""
+        self._running, self._waiting = cycle, app
+        asks = cycle.waiting_for_100_continue
+        if asks or not cycle.more_body or len(cycle.body) > HIGH_WATER_LIMIT:
+            self._start()
+
+    def _start(self) -> None:
+        cycle, app, self._waiting = self._running, self._waiting, None
+        assert cycle is not None
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """As uvicorn's, without a timer for each request: the look at deadlines sees to that."""
@@ -268,8 +305,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._flow.resume_reading()
         if self.pipeline:
-            self._running, app = self.pipeline.pop()
-            self._start_asgi_task(self._running, app)
+            self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
             self._tell(self._refusal)
         elif self._expected == _NOTHING:
@@ -352,9 +388,9 @@ class Protocol(HttpToolsProtocol):
         else:
             self._refuse(
                 SlowBodyError(
-                    f"{self._body_bytes} bytes of the body came within the"
-                    f" {self._settings.max_body_sec:g} s that max_body_sec allows and one more for"
-                    f" each {BODY_BYTES_PER_SEC} of them; send it faster, or in smaller parts"
+                    f"the body took longer than the {self._settings.max_body_sec:g} s that"
+                    f" max_body_sec allows, and one more for each {BODY_BYTES_PER_SEC} bytes of it;"
+                    " send it faster, or in smaller parts"
                 )
             )
 
@@ -398,16 +434,10 @@ class Protocol(HttpToolsProtocol):
         return not self.cycle.response_started
 
     def _tell(self, error: NoisewellError) -> None:
-        request_id = secrets.token_hex(8)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            answer = problems.of(error)
-        own = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
-        headers = [*self.server_state.default_headers, *guarded(answer.raw_headers), *own]
-        lines = [b"%b: %b\r\n" % header for header in headers]
+        named = (b"x-request-id", secrets.token_hex(8).encode())
+        moment = _lines([*self.server_state.default_headers, named])
         self._refusal = None
-        self.transport.write(
-            b"".join([STATUS_LINE[error.status], *lines, b"\r\n", bytes(answer.body)])
-        )
+        self.transport.write(STATUS_LINE[error.status] + moment + self._refusals.answer(error))
         self._hang_up()
 
     def _hang_up(self) -> None:
