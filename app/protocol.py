@@ -453,8 +453,9 @@ class Protocol(HttpToolsProtocol):
 
 
 def _leave(cycle: RequestResponseCycle) -> None:
-    """Its application is told that the client has left."""
+    """Its application is told that the client has left, which waits for no 100 Continue either."""
     cycle.disconnected = True
+    cycle.waiting_for_100_continue = False
     cycle.message_event.set()
 
 

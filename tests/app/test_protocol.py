@@ -44,6 +44,10 @@ class Application:
             case "/late":
                 await asyncio.sleep(1.5)
                 await self._answer(send, str(len(await self._body(receive) or b"")).encode())
+            case "/held":
+                while not self.gate.is_set():
+                    await asyncio.sleep(0.01)
+                await self._body(receive)
             case "/large":
                 await self._answer(send, bytes(int(scope["query_string"])))
             case "/early":
@@ -350,6 +354,20 @@ def test_who_asks_whether_to_send_a_body_is_told_before_it_comes(served) -> None
         assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"some")
         assert one_answer(client) == b"4"
+
+
+def test_who_asks_that_and_then_breaks_its_body_is_gone_for_the_application(served) -> None:
+    asks = b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    served.app.gate.clear()
+    served.app.left.clear()
+    reached = served.app.reached
+    with served.connect() as client:
+        client.sendall(b"POST /held HTTP/1.1\r\n" + HOST + asks)
+        wait_until(lambda: served.app.reached > reached)
+        client.sendall(b"no chunk\r\n")
+        problem(everything(client), 400, "malformed")
+        served.app.gate.set()
+        assert served.app.left.wait(PATIENCE_SEC)
 
 
 def test_a_trailer_is_no_header(served) -> None:
