@@ -180,6 +180,10 @@ class Protocol(HttpToolsProtocol):
         if self._answering is not None:  # uvicorn tells the newest alone, which may wait for this
             _leave(self._answering)
         super().connection_lost(exc)
+        # What refers to each other is garbage that a service looks for seldom (`server.py`).
+        self._timer = self._why = self._refusal = self._waiting = self._running = None
+        self.cycle = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= self._slice_bytes:
@@ -233,9 +237,9 @@ class Protocol(HttpToolsProtocol):
         self._expected = _HEAD
 
     def on_headers_complete(self) -> None:
-        if (error := self._wrong_with_head()) is not None:
-            self._why = error  # the parser does not hand on what is raised
-            raise error
+        self._why = self._wrong_with_head()
+        if self._why is not None:
+            raise self._why  # which the parser does not hand on
         super().on_headers_complete()
         if self.parser.should_upgrade():  # pyright: ignore[reportOptionalMemberAccess]
             self.cycle.keep_alive = False

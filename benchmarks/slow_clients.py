@@ -24,6 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +42,7 @@ DEADLINE_SEC = {"head": 10, "body": 10, "reader": 30}
 # That a cut may come after the deadline. That of a reader counts from the last byte that its system
 # took, which goes on for some seconds though nobody reads.
 LATE_SEC = {"head": 1, "body": 1, "reader": 10}
-WINDOW_SEC = 12.0
+WINDOW_SEC = 12
 HOST = b"Host: 127.0.0.1\r\n"
 REFUSED = {
     "a header of 1 MB": (431, b"GET / HTTP/1.1\r\n" + HOST + b"A: " + b"a" * 2**20 + b"\r\n\r\n"),
@@ -72,11 +73,12 @@ class Weight:
 
 @dataclass
 class Seen:
-    """Of one kind: the honest client's windows, and what became of the slow ones."""
+    """Of one kind: the honest client's seconds, and what became of the slow ones."""
 
     alone: list[Result] = field(default_factory=list[Result])
     beside: list[Result] = field(default_factory=list[Result])
     reports: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    before: list[Weight] = field(default_factory=list[Weight])
     during: list[Weight] = field(default_factory=list[Weight])
     cpu_sec: list[float] = field(default_factory=list[float])  # of a second, by the slow ones
 
@@ -102,7 +104,8 @@ async def beside(child: Child, kind: str, count: int, load: OpenLoad) -> Seen:
     """One window alone, one beside `count` slow clients."""
     seen = Seen()
     await load.window(1)
-    seen.alone.append(await load.window(WINDOW_SEC))
+    seen.alone += [await load.window(1) for _ in range(WINDOW_SEC)]
+    seen.before.append(Weight.of(child))
     command = [sys.executable, "-m", "benchmarks.trickle", kind, str(child.target.port)]
     command += [str(count), str(DEADLINE_SEC[kind])]
     slow = await asyncio.create_subprocess_exec(
@@ -113,7 +116,7 @@ async def beside(child: Child, kind: str, count: int, load: OpenLoad) -> Seen:
     assert (await slow.stdout.readline()).strip() == b"ready"
     await load.window(1)
     cpu = _cpu_sec(slow.pid)
-    seen.beside.append(await load.window(WINDOW_SEC))
+    seen.beside += [await load.window(1) for _ in range(WINDOW_SEC)]
     seen.cpu_sec.append((_cpu_sec(slow.pid) - cpu) / WINDOW_SEC)
     seen.during.append(Weight.of(child))
     slow.stdin.close()
@@ -157,21 +160,19 @@ def tell(verdicts: Verdicts, kind: str, seen: Seen, count: int) -> None:
     verdicts.check(
         f"{count:,} {KINDS[kind]} at once: {cut:,} cut, {first:.2f} to {last:.2f} s after they"
         f" began (deadline {deadline_sec:g} s, at most {slack:g} s late); told {told}",
-        cut >= count and 0.95 * deadline_sec <= first and last <= deadline_sec + slack,
+        cut >= count * len(seen.reports)
+        and 0.95 * deadline_sec <= first
+        and last <= deadline_sec + slack,
     )
     for name, result in (("alone", alone), ("beside them", attacked)):
         verdicts.note(
             f"{name}: {result.ok:,} answers, p50 {result.latency_ms(0.5):.2f} ms, p99"
             f" {result.latency_ms(0.99):.2f} ms {result.errors or ''}"
         )
-    ratio = attacked.latency_ms(0.99) / alone.latency_ms(0.99)
-    each = [
-        f"{b.latency_ms(0.99) / a.latency_ms(0.99):.2f}"
-        for a, b in zip(seen.alone, seen.beside, strict=True)
-    ]
+    ratio = _of_a_second(seen.beside) / _of_a_second(seen.alone)
     verdicts.check(
-        f"p99 {ratio:.2f} × that alone ({MAX_RATIO}); by round {', '.join(each)}; p50"
-        f" {attacked.latency_ms(0.5) / alone.latency_ms(0.5):.2f} ×; the slow clients' own process"
+        f"p99 of a second, median of {len(seen.beside)}: {_of_a_second(seen.beside):.2f} ms beside"
+        f" them, {_of_a_second(seen.alone):.2f} alone: {ratio:.2f} × ({MAX_RATIO}); they themselves"
         f" took {max(seen.cpu_sec):.0%} of a core",
         ratio <= MAX_RATIO,
     )
@@ -199,16 +200,22 @@ def main(
     ):
         refuse(verdicts, child.target.port)
         _calm(child)
-        before = Weight.of(child)
         found = run(measure(child, count, rate, rounds))
+        before = found["head"].before[0]
         for kind, seen in found.items():
             tell(verdicts, kind, seen, count)
         after = _settled(child, before)
         verdicts.check(
-            f"before: {before}; after: {after} (no more descriptors)",
-            after.descriptors <= before.descriptors + 2,
+            f"before: {before} (with connections of the honest client); after: {after}",
+            after.descriptors <= before.descriptors,
         )
     raise SystemExit(verdicts.exit_code)
+
+
+def _of_a_second(windows: list[Result]) -> float:
+    """Milliseconds; the median, so that a neighbour of this machine who is busy for some seconds
+    does not count as what is measured."""
+    return median(window.latency_ms(0.99) for window in windows)
 
 
 def _calm(child: Child) -> None:

@@ -40,6 +40,7 @@ class Clients:
     began: dict[socket.socket, float] = field(default_factory=dict)
     after_sec: list[float] = field(default_factory=list)
     told: Counter[str] = field(default_factory=Counter[str])
+    slots: list[set[socket.socket]] = field(default_factory=lambda: [set() for _ in range(SLOTS)])
     seen: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def connect(self) -> socket.socket:
@@ -54,8 +55,13 @@ class Clients:
             self.seen.register(client, selectors.EVENT_READ)
         return client
 
-    def slow(self, client: socket.socket) -> bool:
-        """A second has passed for it; False if it was cut."""
+    def fill(self, count: int) -> None:
+        """So many are to be connected."""
+        while len(self.began) < count:
+            min(self.slots, key=len).add(self.connect())
+
+    def slow(self, client: socket.socket) -> None:
+        """A second has passed for it."""
         if self.kind == "reader":  # to read would be to take something
             state = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
             if state != _ESTABLISHED:
@@ -65,7 +71,6 @@ class Clients:
                 client.send(b"a")
             except OSError:
                 self.cut(client, "reset")
-        return client in self.began
 
     def look_until(self, end: float) -> None:
         """Who is answered, or cut, until then."""
@@ -90,26 +95,23 @@ class Clients:
         self.told[told] += 1
         if self.kind != "reader":
             self.seen.unregister(client)
+        next(slot for slot in self.slots if client in slot).remove(client)
         client.close()
 
 
 def main(kind: str, port: int, count: int, seconds: float) -> None:
     """Connect `count` of them, and keep as many."""
     clients = Clients(kind, port)
-    slots: list[list[socket.socket]] = [[] for _ in range(SLOTS)]
     stopping = selectors.DefaultSelector()
     stopping.register(sys.stdin, selectors.EVENT_READ)
     turn, began = 0, time.monotonic()
     while not stopping.select(0):
-        slot = slots[turn % SLOTS]
-        slot[:] = [client for client in slot if clients.slow(client)]
-        ramping = turn <= seconds * SLOTS
-        while (ramping or kind != "reader") and len(slot) < min(
-            count // SLOTS, count * turn // (seconds * SLOTS**2)
-        ):
-            slot.append(clients.connect())
+        for client in list(clients.slots[turn % SLOTS]):
+            clients.slow(client)
+        if kind != "reader" or turn <= seconds * SLOTS:
+            clients.fill(min(count, int(count * turn / (seconds * SLOTS))))
         turn += 1
-        if turn == (seconds + 1) * SLOTS:
+        if turn == int(seconds + 1) * SLOTS:
             print("ready", flush=True)
         clients.look_until(began + turn / SLOTS)
     last = time.monotonic() + 2 * seconds

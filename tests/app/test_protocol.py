@@ -1,6 +1,7 @@
 """What a connection may do, over real sockets; deadlines are short, to be waited for."""
 
 import asyncio
+import gc
 import json
 import re
 import resource
@@ -16,6 +17,7 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from app.metrics import Metrics
+from app.protocol import Protocol
 from app.server import configured
 from app.settings import Settings
 
@@ -560,6 +562,23 @@ def test_an_idle_connection_is_ended_some_time_after_its_last_answer() -> None:
         data, seconds = timed(client)
     assert data == b""
     assert 0.3 < seconds < 1.4
+
+
+def test_nothing_of_a_connection_waits_for_the_garbage_collector(hasty) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for sent in (
+            b"GET / HTTP/1.1\r\nHos",
+            POST % 100 + b"some",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"what?\r\n\r\n",
+            GET[:-2] + b"Connection: close\r\n\r\n",
+        ):
+            hasty.ask(sent)
+        wait_until(lambda: not any(type(one) is Protocol for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 # Many
