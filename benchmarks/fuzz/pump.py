@@ -17,6 +17,7 @@ from benchmarks.fuzz.shots import Shot
 LINES, LONES, DEPTH = 4, 6, 16
 DEADLINE_SEC = 15.0
 _AHEAD = 64
+_IDLE_SEC = 2.0  # a service ends connections that are idle for 5
 _SWEEP_SEC = 0.5
 
 Check = Callable[[Shot, Answer], str | None]
@@ -249,6 +250,9 @@ class _Line(_Connection):
         if self.transport is None or self.transport.is_closing():
             return
         if len(self.out) > DEPTH // 2:
+            return
+        if not self.out and time.monotonic() - self.moved > _IDLE_SEC:
+            self.end()  # another is opened: the service may be about to close this one
             return
         sent: list[bytes] = []
         while len(self.out) < DEPTH and (shot := self.pump.next()) is not None:
