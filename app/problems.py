@@ -189,4 +189,7 @@ def _declared_bytes(request: Request) -> int | None:
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unexpected error", path=request.scope["path"], exc_info=error)
     detail = "something went wrong here, not with your request; the log says what"
-    return problem(500, "Internal Server Error", "internal", detail)
+    # Made outside of the edge, which cannot add them.
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "none")
+    headers = {"X-Request-ID": request_id, "X-Content-Type-Options": "nosniff"}
+    return problem(500, "Internal Server Error", "internal", detail, headers)

@@ -74,5 +74,7 @@ def test_a_crash_of_a_route_is_a_problem_that_tells_no_secrets(
         answer = service.get("/v1/models/toy/versions/1")
         assert service.get("/v1/models/toy/images/7.png").status_code == 200
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["content-type"] == "application/problem+json"
     assert "lineage" not in answer.text
