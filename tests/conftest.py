@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import runpy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ structlog.configure(
     [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
 )
 
+GUARD = str(Path(__file__).parent / "guard")
 # "1" is a name and, as cat's place, an index too.
 CLASSES = ("1", "cat", "dog")
 
@@ -168,6 +170,28 @@ def _nothing_of_this_machine() -> Iterator[None]:
         for name in [n for n in os.environ if n.upper().startswith("NOISEWELL_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session")
+def outbound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where processes of the suite stand that tried to reach another machine: this one, and every
+    Python that it starts."""
+    path = tmp_path_factory.mktemp("guard") / "outbound"
+    path.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOCKET_GUARD", str(path))
+        patch.setenv("PYTHONPATH", GUARD, prepend=os.pathsep)
+        runpy.run_path(f"{GUARD}/sitecustomize.py")
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def _no_other_machine(outbound: Path) -> Iterator[None]:
+    yield
+    if outbound.stat().st_size:
+        tried = outbound.read_text("utf-8")
+        outbound.write_text("")
+        pytest.fail(f"reached for another machine: {tried}")
 
 
 @pytest.fixture(scope="session")
