@@ -142,6 +142,9 @@ def judge(samples: list[Sample], base_minute: float, verdicts: Verdicts) -> None
     early = [s for s in samples if abs(s.at - 60 * base_minute) <= 30]
     late = [s for s in samples if s.at >= end - 60]
     before, after = (median(s.rss_bytes for s in some) / 2**20 for some in (early, late))
+    every = range(60, int(end) + 1, max(60, int(end) // 600 * 60))
+    nearest = [min(samples, key=lambda s, at=at: abs(s.at - at)) for at in every]
+    verdicts.note("MiB by minutes: " + ", ".join(f"{s.rss_bytes / 2**20:.0f}" for s in nearest))
     verdicts.check(
         f"resident memory: {before:.1f} MiB in minute {base_minute:.0f}, {after:.1f} MiB in minute"
         f" {end / 60:.0f}: × {after / before:.3f} (at most {MAX_GROWTH})",
