@@ -35,6 +35,18 @@ A kill at a system call strikes on entering it, so that it does not happen; the 
 operation are all those that can change a file, and the one that acknowledges. An error is returned
 once, or by every call of that kind from there on.
 """
+_ELSEWHERE = """\
+## Faults that are tried elsewhere
+
+| fault | by |
+|---|---|
+| collapse of a training | `benchmarks/rollback.py` ([measuring](measuring.md)) |
+| out of memory | `tests/app/test_life.py` (serving), `tests/training/test_steps.py` |
+| slow heads, bodies and readers | `benchmarks/slow_clients.py` ([benchmarks](benchmarks.md)) |
+| overload for minutes | `benchmarks/overload.py`, missed ([benchmarks](benchmarks.md)) |
+| hostile images and zips | `python -m benchmarks.imports.mutated`, `….hostile_archives` |
+| hostile parameters, HTTP, names, keys | `make fuzz` ([fuzz](fuzz.md)), `tests/app/test_doors.py` |
+"""
 _CAN_FAIL = """\
 ## The checks can fail
 
@@ -62,6 +74,7 @@ def page(outcomes: Sequence[Outcome], command: str, minutes: float, commit: str)
         _CAN_FAIL,
         *(f"- {o.operation}: found in {o.point} at case {o.cases}" for o in broken if o.good),
     ]
+    parts += ["", _ELSEWHERE]
     if bad:
         parts += ["\n## Not as promised\n", *map(failure, bad)]
     return "\n".join(parts).rstrip() + "\n"
