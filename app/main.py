@@ -59,6 +59,8 @@ from training.model.threads import half_the_cores
 SERVE_LOCK = "serve.lock"
 LOADER = "aliases"  # the thread that loads what serves
 
+MIN_KEY_LENGTH = 16
+
 log = structlog.get_logger(__name__)
 
 
@@ -249,8 +251,15 @@ def _follow_keys(store: Store, keyring: Keyring, settings: Settings) -> Callable
 
 
 def refuse_to_be_open(keyring: Keyring, settings: Settings) -> None:
-    """Raises OpenError if others reach it and there is no key."""
-    if not keyring.locked and not is_loopback(settings.host):
+    """Raises OpenError if others reach it and there is no key, or one that they can guess."""
+    if is_loopback(settings.host):
+        return
+    if settings.api_key is not None and len(settings.api_key.get_secret_value()) < MIN_KEY_LENGTH:
+        raise OpenError(
+            f"refusing to listen on {settings.host} with a NOISEWELL_API_KEY of fewer than"
+            f" {MIN_KEY_LENGTH} characters, which can be guessed; take one of openssl rand -hex 32"
+        )
+    if not keyring.locked:
         raise OpenError(
             f"refusing to listen on {settings.host} without a key, since anybody could reach it;"
             f" make one: noisewell keys create --scope admin --data-dir {settings.data_dir} (or set"

@@ -62,6 +62,13 @@ def test_an_empty_key_is_no_key(tmp_path: Path, key: str) -> None:
     assert "without a key" in refused(result)
 
 
+def test_a_key_that_can_be_guessed_is_none_beyond_this_machine(tmp_path: Path) -> None:
+    key = {"NOISEWELL_API_KEY": "hunter2"}
+    told = refused(run("serve", "--host", "0.0.0.0", "--data-dir", tmp_path / "data", **key))
+    assert "fewer than 16 characters" in told
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize(
     ("args", "env", "told"),
     [

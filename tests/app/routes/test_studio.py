@@ -127,8 +127,9 @@ def test_the_reference_lists_every_route(toy):
 def test_examples_are_for_the_address_that_was_asked(toy, start):
     for command in commands(toy.get("/docs").text):
         assert any(word.startswith("localhost/") for word in shlex.split(command)), command
-    with start(host="0.0.0.0", api_key="k") as beyond:  # where any Host is answered
-        other = beyond.get("/docs", headers={"Host": "x<script>", "X-API-Key": "k"})
+    key = "k" * 16
+    with start(host="0.0.0.0", api_key=key) as beyond:  # where any Host is answered
+        other = beyond.get("/docs", headers={"Host": "x<script>", "X-API-Key": key})
     assert other.status_code == 200
     assert "x<script>" not in other.text
 
