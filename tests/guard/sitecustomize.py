@@ -10,16 +10,17 @@ import sys
 
 _REACHING = ("socket.connect", "socket.sendto", "socket.sendmsg")
 _NAMING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
-_OWN_NAMES = (None, "", "localhost", b"localhost")
+# Of its own machine a torchrun asks for the full name, which a resolver may ask others for.
+_OWN_NAMES = (None, "", "localhost", os.uname().nodename)
 
 
 def is_here(host: object) -> bool:
     """Whether a host is this machine, without asking anybody."""
-    if host in _OWN_NAMES:
+    text = host.decode("latin-1") if isinstance(host, bytes) else host
+    if text in _OWN_NAMES:
         return True
-    text = host.decode("latin-1") if isinstance(host, bytes) else str(host)
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(str(text).partition("%")[0])
     except ValueError:
         return False  # a name, which somebody else would have to resolve
     return address.is_loopback or address.is_unspecified
