@@ -83,6 +83,8 @@ class Sampler:
         answer = client.get(f"{self._url}/{self.answers % 50}.png")
         if answer.status_code == 404 and not self._digests:
             return  # no version yet
+        if answer.status_code == 503 and "the service is starting" in answer.text:
+            return  # killed, it listens again before it has loaded its models
         self.answers += 1
         if answer.status_code != 200 or not answer.content.startswith(b"\x89PNG"):
             self.wrong.append(f"a sample was answered {answer.status_code}: {answer.text[:200]}")
