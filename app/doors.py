@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount, compile_path
 
-from app.scopes import DECLARED
+from app.scopes import SCOPE_OF
 
 
 class UndeclaredError(RuntimeError):
@@ -18,9 +18,8 @@ class Doors:
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         """Raises UndeclaredError if a route has no scope, or a scope no route."""
-        self._scope_of = {door: scope for scope, doors in DECLARED.items() for door in doors}
         found = list(doors_of(routes))
-        if wrong := set(found) ^ self._scope_of.keys():
+        if wrong := set(found) ^ SCOPE_OF.keys():
             raise UndeclaredError(
                 f"{', '.join(sorted(wrong))}: in app/scopes.py or among the routes, but not both;"
                 " declare there who may use a route"
@@ -41,7 +40,7 @@ class Doors:
         found = pattern.match(path) if pattern else None
         if found is None:
             return None
-        return self._scope_of[self._doors[method][int(str(found.lastgroup)[1:])]]
+        return SCOPE_OF[self._doors[method][int(str(found.lastgroup)[1:])]]
 
 
 def doors_of(routes: Sequence[BaseRoute]) -> Iterator[str]:

@@ -4,7 +4,6 @@ import base64
 import binascii
 import re
 import secrets
-from collections.abc import Iterable
 
 import structlog
 from starlette.datastructures import Headers
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import problems
 from app.doors import Doors
 from app.errors import ForbiddenError, NoisewellError, UnauthorizedError
+from app.guards import guarded
 from app.keys import Keyring
 from app.origins import Origins, is_elsewhere
 from app.scopes import PUBLIC
@@ -21,19 +21,6 @@ from app.scopes import PUBLIC
 OPEN = (
     "this service has no key, so it answers to its own machine alone; noisewell keys create, or"
     " NOISEWELL_API_KEY, gives it one"
-)
-# Of every answer: it is what it says it is, tells no other site where it was seen, and is embedded
-# by pages of the same site alone (another port of it is the same site).
-_GUARDS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-site"),
-)
-# Of what is no page of ours, each of which brings its own: opened as one, it runs and fetches
-# nothing. The style is the browser's own, around an image that is opened alone.
-_POLICY = (
-    b"content-security-policy",
-    b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
 )
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -108,14 +95,6 @@ class Edge:
                 f" {scope['method']} here wants {wanted}; noisewell keys create --scope {wanted}"
                 " makes one that has it"
             )
-
-
-def guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """With what every answer of the service says to browsers."""
-    given = [*headers, *_GUARDS]
-    if all(name != _POLICY[0] for name, _ in given):
-        given.append(_POLICY)
-    return given
 
 
 def _shown_key(headers: Headers) -> str:

@@ -45,7 +45,9 @@ def keys_create(
         typer.echo(json.dumps({"key": made, **_row(key)}, indent=2))
         return
     typer.echo(made)
-    typer.echo(f"{key.id} opens {_scopes(key)}{_until(key)}; it is not shown again", err=True)
+    typer.echo(
+        f"{key.id} opens {', '.join(_scopes(key))}{_until(key)}; it is not shown again", err=True
+    )
 
 
 @keys_cli.command("list")
@@ -58,10 +60,14 @@ def keys_list(data_dir: DataDir = Path("data"), as_json: AsJson = False) -> None
         return
     table = Table("id", "name", "scopes", "state", "made", "until")
     for row in rows:
-        scopes = ", ".join(row["scopes"])
         until = row["revoked_at"] or row["expires_at"] or ""
         table.add_row(
-            row["id"], row["name"], scopes, row["state"], row["created_at"][:10], until[:10]
+            row["id"],
+            row["name"],
+            ", ".join(row["scopes"]),
+            row["state"],
+            row["created_at"][:10],
+            until[:10],
         )
     Console().print(table)
 
@@ -79,7 +85,7 @@ def _row(key: Key) -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,
-        "scopes": sorted(key.scopes, key=SCOPES.index),
+        "scopes": _scopes(key),
         "state": key.state(time.time()),
         "created_at": _time(key.created_at),
         "expires_at": _time(key.expires_at),
@@ -87,8 +93,9 @@ def _row(key: Key) -> dict[str, Any]:
     }
 
 
-def _scopes(key: Key) -> str:
-    return ", ".join(sorted(key.scopes, key=SCOPES.index))
+def _scopes(key: Key) -> list[str]:
+    """As the table of scopes has them."""
+    return sorted(key.scopes, key=SCOPES.index)
 
 
 def _until(key: Key) -> str:

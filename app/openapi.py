@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.problems import MEDIA_TYPE
 from app.schemas import Problem
-from app.scopes import DECLARED, PUBLIC
+from app.scopes import PUBLIC, SCOPE_OF
 
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -44,11 +44,10 @@ def describe(app: FastAPI) -> None:
 
 
 def _guard(document: dict[str, Any]) -> None:
-    scopes = {door: scope for scope, doors in DECLARED.items() for door in doors}
     document["components"]["securitySchemes"] = _SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scope = scopes[f"{method.upper()} {path}"]
+            scope = SCOPE_OF[f"{method.upper()} {path}"]
             if scope != PUBLIC:
                 operation["security"] = [{scheme: [scope]} for scheme in _SCHEMES]
 

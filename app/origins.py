@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 
@@ -14,18 +15,22 @@ _SHOWN = 80
 
 def is_loopback(host: str) -> bool:
     """Whether listening on `host` reaches this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or _loops_back(host.strip("[]")) is True
 
 
 def is_elsewhere(end: tuple[str, int | None] | None) -> bool:
     """Whether this end of a connection is an address beyond loopback; a name is none."""
+    return end is not None and _loops_back(end[0]) is False
+
+
+# Asked several times a request, of the same few addresses.
+@lru_cache(maxsize=256)
+def _loops_back(host: str) -> bool | None:
+    """None of what is no address."""
     try:
-        return end is not None and not ipaddress.ip_address(end[0]).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return None
 
 
 class Origins:

@@ -27,6 +27,7 @@ from app.errors import (
     TooLargeError,
     UnavailableError,
 )
+from app.guards import guarded
 from app.storage import free_bytes, is_failed, is_full
 from training.model.registry import DamagedError
 
@@ -189,7 +190,8 @@ def _declared_bytes(request: Request) -> int | None:
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unexpected error", path=request.scope["path"], exc_info=error)
     detail = "something went wrong here, not with your request; the log says what"
-    # Made outside of the edge, which cannot add them.
-    request_id = structlog.contextvars.get_contextvars().get("request_id", "none")
-    headers = {"X-Request-ID": request_id, "X-Content-Type-Options": "nosniff"}
-    return problem(500, "Internal Server Error", "internal", detail, headers)
+    response = problem(500, "Internal Server Error", "internal", detail)
+    # Made outside of the edge, which adds these to the others.
+    named = structlog.contextvars.get_contextvars().get("request_id", "none").encode()
+    response.raw_headers = [*guarded(response.raw_headers), (b"x-request-id", named)]
+    return response

@@ -25,7 +25,6 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app import problems
-from app.edge import guarded
 from app.errors import (
     CrowdedError,
     HeadTooLargeError,
@@ -36,6 +35,7 @@ from app.errors import (
     SlowReaderError,
     TargetTooLongError,
 )
+from app.guards import guarded
 from app.metrics import Metrics
 from app.settings import Settings
 

@@ -84,8 +84,11 @@ class Quotas:
 
         Raises BadRequestError, RateLimitError, and then counts for neither.
         """
-        whose = [(self._key, key or ""), (self._address, _site(address))]
-        whose = [(quota, who) for quota, who in whose if quota.limit and who]
+        whose: list[tuple[Quota, str]] = []
+        if self._key.limit and key:
+            whose.append((self._key, key))
+        if self._address.limit and address:
+            whose.append((self._address, _site(address)))
         now = self._clock()
         for quota, who in whose:
             quota.check(who, images, now)

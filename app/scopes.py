@@ -63,3 +63,5 @@ DECLARED: dict[str, tuple[str, ...]] = {
         "POST /v1/models/{model}/rollback",
     ),
 }
+
+SCOPE_OF = {door: scope for scope, doors in DECLARED.items() for door in doors}

@@ -76,5 +76,6 @@ def test_a_crash_of_a_route_is_a_problem_that_tells_no_secrets(
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
     assert answer.headers["content-type"] == "application/problem+json"
     assert "lineage" not in answer.text
