@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.bench.child import Child, service
+from app.bench.child import Child, cpu_of, service
 from app.bench.load import OpenLoad, run
 from app.bench.tally import Result, merged
 from benchmarks.mix import not_ok
@@ -115,19 +115,14 @@ async def beside(child: Child, kind: str, count: int, load: OpenLoad) -> Seen:
     assert slow.stdout is not None
     assert (await slow.stdout.readline()).strip() == b"ready"
     await load.window(1)
-    cpu = _cpu_sec(slow.pid)
+    cpu = cpu_of(slow.pid)
     seen.beside += [await load.window(1) for _ in range(WINDOW_SEC)]
-    seen.cpu_sec.append((_cpu_sec(slow.pid) - cpu) / WINDOW_SEC)
+    seen.cpu_sec.append((cpu_of(slow.pid) - cpu) / WINDOW_SEC)
     seen.during.append(Weight.of(child))
     slow.stdin.close()
     seen.reports.append(json.loads(await slow.stdout.readline()))
     await slow.wait()
     return seen
-
-
-def _cpu_sec(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(

@@ -102,8 +102,7 @@ class Child:
 
     def cpu_sec(self) -> float:
         """CPU time that the process itself has used, without its children (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.pid)
 
     def stop(self) -> None:
         """SIGTERM to it and all that it started, SIGKILL to what is left after a while."""
@@ -146,6 +145,15 @@ def service(
     command = (sys.executable, "-m", "app.cli", "serve", "--port", str(port))
     log = log or data_dir / "serve.log"
     return Child((*command, "--data-dir", str(data_dir)), port, "/health/ready", log, env, cwd=cwd)
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has used, without its children (Linux).
+
+    Raises FileNotFoundError or ProcessLookupError if it is gone.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
-from app.bench.child import descendants
+from app.bench.child import cpu_of, descendants
 
 LOOK_SEC = 0.1
 ORPHANS_SEC = 10.0
@@ -99,7 +99,7 @@ class Eye:
     def _watch(self) -> None:
         while not self._ended.wait(self._look_sec):
             now, workers = time.monotonic() - self._began, descendants(self._pid)
-            cpu_sec = {pid: cpu_of(pid) for pid in workers}
+            cpu_sec = {pid: _cpu_until_gone(pid) for pid in workers}
             held = sum(self._weigh(pid) for pid in workers)
             self.looks.append(Look(now, self._weigh(self._pid), held, cpu_sec))
 
@@ -121,13 +121,12 @@ def _sizes(pid: int) -> dict[str, int]:
     return {name.removesuffix(":"): 1024 * int(size) for name, size, _ in pairs}
 
 
-def cpu_of(pid: int) -> float:
+def _cpu_until_gone(pid: int) -> float:
     """Seconds of CPU that a process has used, 0 if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return cpu_of(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
